@@ -1,0 +1,140 @@
+package blockdev
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"syscall"
+
+	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
+	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
+)
+
+// Device is an open block device. Close it after use. Its methods may be called
+// concurrently.
+type Device struct {
+	// node is the handle (O_PATH) of the device node: what gets mounted.
+	node *os.File
+	// file is the device itself, opened for reading: it keeps the number taken.
+	file   *os.File
+	number linux.DeviceNumber
+	seq    uint64
+	size   uint64
+	sysfs  Sysfs
+}
+
+// Open opens the block device whose node is at path; links are followed.
+//
+// Errors: volume.ErrNotFound where there is no such node, or the device behind
+// it has gone or has no medium; volume.ErrInvalid where it is no block device.
+func Open(path string, sysfs Sysfs) (*Device, error) {
+	node, err := linux.OpenPath(path)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+		return nil, fmt.Errorf("%w: no device at %s; check that the disk is attached and that udev has made the link", volume.ErrNotFound, path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open device node: %w", err)
+	}
+	return OpenNode(node, sysfs)
+}
+
+// OpenNumber opens the block device with the given number by the name that the
+// kernel has for it. Errors: those of Open.
+func OpenNumber(number linux.DeviceNumber, sysfs Sysfs) (*Device, error) {
+	path, err := sysfs.NodePath(number)
+	if err != nil {
+		return nil, err
+	}
+	device, err := Open(path, sysfs)
+	if err != nil {
+		return nil, err
+	}
+	if device.number != number {
+		device.Close()
+		return nil, fmt.Errorf("%w: %s is device %s, not %s", volume.ErrMismatch, path, device.number, number)
+	}
+	return device, nil
+}
+
+// OpenNode opens the block device behind a handle (O_PATH), which it takes over
+// and closes also when it fails. Errors: those of Open.
+func OpenNode(node *os.File, sysfs Sysfs) (*Device, error) {
+	device := &Device{node: node, sysfs: sysfs}
+	if err := device.open(); err != nil {
+		device.Close()
+		return nil, err
+	}
+	return device, nil
+}
+
+func (d *Device) open() error {
+	info, err := linux.Stat(d.node)
+	if err != nil {
+		return err
+	}
+	if !info.IsBlockDevice() {
+		return fmt.Errorf("%w: %s is not a block device (it is %s)", volume.ErrInvalid, d.node.Name(), linux.TypeName(info.Type))
+	}
+	d.number = info.Device
+	d.file, err = linux.Reopen(d.node, false)
+	if IsGone(err) {
+		return fmt.Errorf("%w: the device %s (%s) has gone: %w", volume.ErrNotFound, d.node.Name(), d.number, err)
+	}
+	if err != nil {
+		return fmt.Errorf("open device %s: %w", d.number, err)
+	}
+	d.seq, err = linux.DiskSeq(d.file)
+	if err != nil && !errors.Is(err, syscall.ENOTTY) {
+		return fmt.Errorf("sequence number of device %s: %w", d.number, err)
+	}
+	d.size, err = linux.BlockSize(d.file)
+	if err != nil {
+		return fmt.Errorf("size of device %s: %w", d.number, err)
+	}
+	if d.size == 0 {
+		return fmt.Errorf("%w: the device %s (%s) has gone or has no medium: its size is 0", volume.ErrNotFound, d.node.Name(), d.number)
+	}
+	return nil
+}
+
+// IsGone reports whether an error of opening a device node says that there is
+// no device behind it any more (open(2), ENXIO, ENODEV; ENOMEDIUM).
+func IsGone(err error) bool {
+	return errors.Is(err, syscall.ENXIO) || errors.Is(err, syscall.ENODEV) || errors.Is(err, syscall.ENOMEDIUM)
+}
+
+// Close closes the device.
+func (d *Device) Close() {
+	for _, file := range []*os.File{d.file, d.node} {
+		if file != nil {
+			file.Close() //nolint:errcheck,gosec // Opened for reading only: there is nothing to lose.
+		}
+	}
+}
+
+// Node is the handle (O_PATH) of the device node. It is valid until Close.
+func (d *Device) Node() *os.File { return d.node }
+
+// Number is the number of the device.
+func (d *Device) Number() linux.DeviceNumber { return d.number }
+
+// DiskSeq is the sequence number that the kernel gave to the disk when it
+// appeared. It tells two disks apart that had the same number one after the
+// other. It is 0 on kernels before 5.15, which have none.
+func (d *Device) DiskSeq() uint64 { return d.seq }
+
+// Size is the size of the device in bytes when it was opened; it is never 0.
+func (d *Device) Size() uint64 { return d.size }
+
+// ReadOnly reports whether the device refuses all writes, whoever makes them.
+func (d *Device) ReadOnly() (bool, error) {
+	readOnly, err := linux.BlockReadOnly(d.file)
+	if err != nil {
+		return false, fmt.Errorf("read-only state of device %s: %w", d.number, err)
+	}
+	return readOnly, nil
+}
+
+// String names the device for a message: its path and number.
+func (d *Device) String() string { return fmt.Sprintf("%s (%s)", d.node.Name(), d.number) }

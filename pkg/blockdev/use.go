@@ -1,0 +1,138 @@
+package blockdev
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+
+	"k8s.io/mount-utils"
+
+	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
+	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
+)
+
+// CheckFree returns an error that wraps volume.ErrInUse and names the user
+// where the host uses the device, the disk that it is a partition of, or a
+// partition of it: a mounted filesystem, swap, LVM, RAID, device-mapper, or any
+// program that has claimed it.
+//
+// The kernel decides: everything of the kernel that uses a block device holds
+// an exclusive claim on it, in whatever mount namespace, and only one claim can
+// be held. sysfs and the mount table are read to name the user, and only then.
+func (d *Device) CheckFree() error {
+	claim, err := linux.Reopen(d.node, true)
+	if errors.Is(err, syscall.EBUSY) {
+		return fmt.Errorf("%w: %s is %s", volume.ErrInUse, d, d.sysfs.explainClaim(d.number))
+	}
+	if err != nil {
+		return fmt.Errorf("claim device %s to see that it is free: %w", d.number, err)
+	}
+	return claim.Close()
+}
+
+// explainClaim names the users of a claimed device as well as they can be found.
+func (s Sysfs) explainClaim(number linux.DeviceNumber) string {
+	const unknown = "claimed exclusively by the kernel or another program (see lsblk, /proc/swaps and fuser on the host)"
+	folders, err := s.related(number)
+	if err != nil {
+		return unknown
+	}
+	for _, explain := range []func([]string) string{holders, mounts, swaps} {
+		if user := explain(folders); user != "" {
+			return user
+		}
+	}
+	return unknown
+}
+
+// related returns the folders of the device, of its partitions, and of the disk
+// that it is a partition of.
+func (s Sysfs) related(number linux.DeviceNumber) ([]string, error) {
+	disk, err := s.disk(number)
+	if err != nil {
+		return nil, err
+	}
+	folder := s.device(number)
+	if disk != folder {
+		return []string{folder, disk}, nil
+	}
+	partitions, err := filepath.Glob(folder + "/*/partition")
+	if err != nil {
+		return nil, fmt.Errorf("list the partitions of block device %s: %w", number, err)
+	}
+	folders := []string{folder}
+	for _, partition := range partitions {
+		folders = append(folders, filepath.Dir(partition))
+	}
+	return folders, nil
+}
+
+// holders names the block devices that are built upon those in the folders, with
+// the name that an administrator gave, where device-mapper has one
+// (Documentation/ABI/testing/sysfs-block-dm).
+func holders(folders []string) string {
+	var names []string
+	for _, folder := range folders {
+		entries, err := os.ReadDir(folder + "/holders")
+		if err != nil {
+			continue
+		}
+		for _, entry := range entries {
+			name := entry.Name()
+			if given, err := os.ReadFile(folder + "/holders/" + name + "/dm/name"); err == nil {
+				name = fmt.Sprintf("%s (%s)", name, strings.TrimSpace(string(given)))
+			}
+			names = append(names, name)
+		}
+	}
+	if len(names) == 0 {
+		return ""
+	}
+	slices.Sort(names)
+	return "held by " + strings.Join(slices.Compact(names), ", ") + "; remove it from there first"
+}
+
+// mounts names the place where a device in the folders is mounted, as far as
+// the plugin's own mount namespace shows it.
+func mounts(folders []string) string {
+	table, err := mount.ParseMountInfo("/proc/self/mountinfo")
+	if err != nil {
+		return ""
+	}
+	for _, folder := range folders {
+		number, err := os.ReadFile(folder + "/dev")
+		if err != nil {
+			continue
+		}
+		for _, m := range table {
+			if fmt.Sprintf("%d:%d", m.Major, m.Minor) == strings.TrimSpace(string(number)) {
+				return "mounted at " + m.MountPoint + "; unmount it first"
+			}
+		}
+	}
+	return ""
+}
+
+// swaps names the device in the folders that is used as swap (proc_swaps(5)).
+func swaps(folders []string) string {
+	table, err := os.ReadFile("/proc/swaps")
+	if err != nil {
+		return ""
+	}
+	for _, folder := range folders {
+		node, err := nodePath(folder)
+		if err != nil {
+			continue
+		}
+		for line := range strings.Lines(string(table)) {
+			if fields := strings.Fields(line); len(fields) > 0 && fields[0] == node {
+				return "used as swap; end that with swapoff " + node + " first"
+			}
+		}
+	}
+	return ""
+}

@@ -1,0 +1,245 @@
+package blockdev
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/rawblock-csi/rawblock-csi/pkg/crashpoint"
+	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
+	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
+)
+
+// A read-only view is a loop device over a device, for which the loop driver
+// itself refuses every write (docs/adr/0002-read-only-views.md). The kernel
+// keeps the label of the loop device, so the label is the record of whose view
+// it is: viewPrefix, the hash of the owner, and the sequence number of the disk
+// below. No file has to say the same.
+const viewPrefix = "rawblock-ro:"
+
+// loopAttempts is how often a free loop device is asked for, since another
+// process may take it before it is set up.
+const loopAttempts = 32
+
+func viewLabel(owner string) string {
+	hash := sha256.Sum256([]byte(owner))
+	return viewPrefix + hex.EncodeToString(hash[:16]) + ":"
+}
+
+// ReadOnlyView returns a read-only view of the device for the owner, an
+// arbitrary name. It is found again if it exists already. The view outlives the
+// Device that is returned, and the process: end it with ReleaseView. Calls for
+// one owner must not run concurrently.
+//
+// Errors: volume.ErrExhausted where the kernel gives out no loop device.
+func (d *Device) ReadOnlyView(owner string) (*Device, error) {
+	want := viewLabel(owner) + strconv.FormatUint(d.seq, 16)
+	found, err := d.sysfs.views(owner)
+	if err != nil {
+		return nil, err
+	}
+	for _, view := range found {
+		if view.label == want {
+			return openView(view.minor, owner, d.sysfs)
+		}
+		// A view of a disk that was here before.
+		if err := ReleaseView(view.minor, owner); err != nil {
+			return nil, err
+		}
+	}
+	minor, err := d.attachView(want)
+	if err != nil {
+		return nil, err
+	}
+	crashpoint.Here("read-only view attached")
+	return openView(minor, owner, d.sysfs)
+}
+
+// openView opens the view of the owner by the number that it had a moment ago.
+func openView(minor uint32, owner string, sysfs Sysfs) (*Device, error) {
+	device, err := Open(linux.LoopPath(minor), sysfs)
+	if err != nil {
+		return nil, fmt.Errorf("open read-only view: %w", err)
+	}
+	if ours, err := device.IsViewOf(owner); err != nil || !ours {
+		device.Close()
+		return nil, errors.Join(err, fmt.Errorf("read-only view: another program took loop device %d away", minor))
+	}
+	return device, nil
+}
+
+// attachView sets up a free loop device and returns its minor number.
+func (d *Device) attachView(label string) (uint32, error) {
+	blockSize, err := linux.LogicalBlockSize(d.file)
+	if err != nil {
+		return 0, fmt.Errorf("block size of device %s: %w", d.number, err)
+	}
+	config := linux.LoopConfig{Backing: d.file, Label: label, BlockSize: blockSize, ReadOnly: true, DirectIO: true}
+	for range loopAttempts {
+		minor, err := linux.FreeLoop()
+		if err != nil {
+			return 0, fmt.Errorf("%w: get a loop device for a read-only view: %w", volume.ErrExhausted, err)
+		}
+		err = configureLoop(minor, config)
+		if errors.Is(err, syscall.EBUSY) {
+			continue
+		}
+		if err != nil {
+			return 0, fmt.Errorf("set up a read-only view of %s on loop device %d: %w", d, minor, err)
+		}
+		return minor, nil
+	}
+	return 0, fmt.Errorf("%w: other processes took each of %d free loop devices first", volume.ErrExhausted, loopAttempts)
+}
+
+func configureLoop(minor uint32, config linux.LoopConfig) error {
+	loop, err := openLoop(minor)
+	if err != nil {
+		return err
+	}
+	defer loop.Close() //nolint:errcheck // Opened for reading only.
+	return linux.ConfigureLoop(loop, config)
+}
+
+func openLoop(minor uint32) (*os.File, error) {
+	node, err := linux.OpenPath(linux.LoopPath(minor))
+	if err != nil {
+		return nil, err
+	}
+	defer node.Close() //nolint:errcheck // A handle.
+	return linux.Reopen(node, false)
+}
+
+// IsViewOf reports whether the device is a read-only view that belongs to owner.
+// With an empty owner it reports whether it is a read-only view at all.
+func (d *Device) IsViewOf(owner string) (bool, error) {
+	if d.number.Major != linux.LoopMajor {
+		return false, nil
+	}
+	label, err := linux.LoopLabel(d.file)
+	if errors.Is(err, syscall.ENXIO) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("label of loop device %s: %w", d.number, err)
+	}
+	prefix := viewPrefix
+	if owner != "" {
+		prefix = viewLabel(owner)
+	}
+	return strings.HasPrefix(label, prefix), nil
+}
+
+// Resize has a read-only view take over the present size of the device below
+// it, and updates Size. On any other device it only updates Size.
+func (d *Device) Resize() error {
+	isView, err := d.IsViewOf("")
+	if err != nil {
+		return err
+	}
+	if isView {
+		if err := linux.RefreshLoop(d.file); err != nil {
+			return fmt.Errorf("grow the read-only view %s: %w", d.number, err)
+		}
+	}
+	d.size, err = linux.BlockSize(d.file)
+	if err != nil {
+		return fmt.Errorf("size of device %s: %w", d.number, err)
+	}
+	return nil
+}
+
+// ReleaseView ends the view of the owner on the loop device with the given
+// minor number. While somebody holds it open, the kernel ends it when the last
+// one closes it. A loop device that is not a view of this owner is left alone.
+func ReleaseView(minor uint32, owner string) error {
+	loop, err := openLoop(minor)
+	if IsGone(err) || errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("open read-only view: %w", err)
+	}
+	defer loop.Close() //nolint:errcheck // Opened for reading only.
+	label, err := linux.LoopLabel(loop)
+	if errors.Is(err, syscall.ENXIO) || err == nil && !strings.HasPrefix(label, viewLabel(owner)) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("label of loop device %d: %w", minor, err)
+	}
+	if err := linux.ClearLoop(loop); err != nil && !errors.Is(err, syscall.ENXIO) {
+		return fmt.Errorf("detach read-only view, loop device %d: %w", minor, err)
+	}
+	return nil
+}
+
+// ReleaseViews ends all views of the owner, wherever they are.
+func (s Sysfs) ReleaseViews(owner string) error {
+	found, err := s.views(owner)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, view := range found {
+		errs = append(errs, ReleaseView(view.minor, owner))
+	}
+	return errors.Join(errs...)
+}
+
+type view struct {
+	minor uint32
+	label string
+}
+
+// views lists the views of the owner. It looks at every loop device that is in
+// use and read-only, so its cost grows with their number; it is not used where
+// the device is known.
+func (s Sysfs) views(owner string) ([]view, error) {
+	folders, err := filepath.Glob(s.path("block", "loop*", "loop"))
+	if err != nil {
+		return nil, fmt.Errorf("list loop devices: %w", err)
+	}
+	var found []view
+	for _, folder := range folders {
+		folder = filepath.Dir(folder)
+		minor, err := strconv.ParseUint(strings.TrimPrefix(filepath.Base(folder), "loop"), 10, 20)
+		if err != nil {
+			continue // Not a name that the loop driver gives.
+		}
+		if readOnly, err := os.ReadFile(filepath.Join(folder, "ro")); err != nil || strings.TrimSpace(string(readOnly)) != "1" {
+			continue // Gone again meanwhile, or not a view.
+		}
+		label, err := loopLabel(uint32(minor))
+		if err != nil {
+			return nil, err
+		}
+		if strings.HasPrefix(label, viewLabel(owner)) {
+			found = append(found, view{uint32(minor), label})
+		}
+	}
+	return found, nil
+}
+
+// loopLabel returns the label of a loop device, which is empty where it is not set up.
+func loopLabel(minor uint32) (string, error) {
+	loop, err := openLoop(minor)
+	if IsGone(err) || errors.Is(err, os.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("open loop device %d: %w", minor, err)
+	}
+	defer loop.Close() //nolint:errcheck // Opened for reading only.
+	label, err := linux.LoopLabel(loop)
+	if errors.Is(err, syscall.ENXIO) {
+		return "", nil
+	}
+	return label, err
+}
