@@ -1,0 +1,202 @@
+// Package static is the pool of devices that an administrator names in a
+// PersistentVolume: nothing is provisioned, nothing is wiped.
+//
+// volumeAttributes.device is the path of the device, which should be one that
+// survives a reboot, such as /dev/disk/by-id/...; wwid, serial and size pin what
+// must be found there. The node's configuration says which paths may be named.
+// Whoever may write a PersistentVolume cannot make links in the host's /dev, but
+// can write any path; so a path is taken only as far as it stays where the
+// configuration says.
+package static
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+
+	"k8s.io/apimachinery/pkg/api/resource"
+
+	"github.com/rawblock-csi/rawblock-csi/pkg/blockdev"
+	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
+)
+
+// The keys of volumeAttributes that this pool reads.
+const (
+	// DeviceAttribute is the path of the device.
+	DeviceAttribute = "device"
+	// WWIDAttribute pins the world wide identifier of the disk.
+	WWIDAttribute = "wwid"
+	// SerialAttribute pins the serial number of the disk.
+	SerialAttribute = "serial"
+	// SizeAttribute pins the exact size of the device: bytes, or a Kubernetes
+	// quantity such as 100Gi.
+	SizeAttribute = "size"
+)
+
+// Pool opens the devices that volumes name. Its methods may be called
+// concurrently.
+type Pool struct {
+	allow []string
+	sysfs blockdev.Sysfs
+}
+
+// New returns the pool of the devices whose paths match one of the patterns
+// (filepath.Match), which must be valid.
+func New(allow []string, sysfs blockdev.Sysfs) *Pool {
+	return &Pool{allow: allow, sysfs: sysfs}
+}
+
+// Open opens the device that the attributes of a volume name, and verifies its
+// identity by the open descriptor.
+//
+// Errors: volume.ErrInvalid for a malformed attribute, a path that may not be
+// named or something that is no block device; volume.ErrNotFound where there is
+// no such device or it has gone; volume.ErrMismatch where a pin does not hold.
+func (p *Pool) Open(_ context.Context, attributes map[string]string) (*blockdev.Device, error) {
+	path := attributes[DeviceAttribute]
+	resolved, err := p.resolve(path)
+	if err != nil {
+		return nil, err
+	}
+	device, err := blockdev.Open(resolved, p.sysfs)
+	if err != nil {
+		return nil, fmt.Errorf("volumeAttributes.%s %q: %w", DeviceAttribute, path, err)
+	}
+	if err := errors.Join(p.checkNode(device, path, resolved), p.checkPins(device, attributes)); err != nil {
+		device.Close()
+		return nil, err
+	}
+	return device, nil
+}
+
+// resolve returns the path without links of the device that may be named path.
+func (p *Pool) resolve(path string) (string, error) {
+	if path == "" {
+		return "", fmt.Errorf("%w: volumeAttributes.%s is missing; set it to a stable path of the disk such as /dev/disk/by-id/...",
+			volume.ErrInvalid, DeviceAttribute)
+	}
+	if !filepath.IsAbs(path) || filepath.Clean(path) != path {
+		return "", fmt.Errorf("%w: volumeAttributes.%s %q is not an absolute path without . and .. elements",
+			volume.ErrInvalid, DeviceAttribute, path)
+	}
+	if !p.allowed(path) {
+		return "", p.refuse(path, path)
+	}
+	// The folder may lie behind a link of its own.
+	folder, err := filepath.EvalSymlinks(filepath.Dir(path))
+	if err != nil {
+		return "", resolveError(path, err)
+	}
+	if place := filepath.Join(folder, filepath.Base(path)); !p.allowed(place) {
+		return "", p.refuse(path, place)
+	}
+	resolved, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return "", resolveError(path, err)
+	}
+	return resolved, nil
+}
+
+// checkNode refuses a link that leads out of the allowed paths to anything but
+// the node that the kernel itself made for the device, as the links of udev do.
+func (p *Pool) checkNode(device *blockdev.Device, path, resolved string) error {
+	if p.allowed(resolved) {
+		return nil
+	}
+	kernelNode, err := p.sysfs.NodePath(device.Number())
+	if err != nil {
+		return err
+	}
+	if resolved != kernelNode {
+		return p.refuse(path, resolved)
+	}
+	return nil
+}
+
+func (p *Pool) allowed(path string) bool {
+	return slices.ContainsFunc(p.allow, func(pattern string) bool {
+		matched, err := filepath.Match(pattern, path)
+		return err == nil && matched // The configuration has refused malformed patterns.
+	})
+}
+
+func (p *Pool) refuse(path, place string) error {
+	leads := ""
+	if place != path {
+		leads = fmt.Sprintf(" leads to %s, which", place)
+	}
+	return fmt.Errorf("%w: volumeAttributes.%s %q%s is not among the devices that this node allows (devices.allow: %s)",
+		volume.ErrInvalid, DeviceAttribute, path, leads, strings.Join(p.allow, ", "))
+}
+
+func resolveError(path string, err error) error {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+		return fmt.Errorf("%w: no device at volumeAttributes.%s %q; check that the disk is attached and that udev has made the link",
+			volume.ErrNotFound, DeviceAttribute, path)
+	}
+	return fmt.Errorf("resolve volumeAttributes.%s %q: %w", DeviceAttribute, path, err)
+}
+
+// checkPins compares what the attributes say of the device with what it is.
+func (p *Pool) checkPins(device *blockdev.Device, attributes map[string]string) error {
+	facts := []struct {
+		attribute string
+		read      func() (string, error)
+	}{
+		{WWIDAttribute, func() (string, error) { return p.sysfs.WWID(device.Number()) }},
+		{SerialAttribute, func() (string, error) { return p.sysfs.Serial(device.Number()) }},
+	}
+	for _, fact := range facts {
+		want := strings.TrimSpace(attributes[fact.attribute])
+		if want == "" {
+			continue
+		}
+		got, err := fact.read()
+		if errors.Is(err, blockdev.ErrNoFact) {
+			return fmt.Errorf("%w: volumeAttributes.%s is %q, but %s states none; is it the right disk?",
+				volume.ErrMismatch, fact.attribute, want, device)
+		}
+		if err != nil {
+			return fmt.Errorf("verify volumeAttributes.%s of %s: %w", fact.attribute, device, err)
+		}
+		if got != want {
+			return fmt.Errorf("%w: volumeAttributes.%s is %q, but %s has %q; is it the right disk?",
+				volume.ErrMismatch, fact.attribute, want, device, got)
+		}
+	}
+	return checkSize(device, attributes[SizeAttribute])
+}
+
+func checkSize(device *blockdev.Device, pin string) error {
+	if pin == "" {
+		return nil
+	}
+	want, err := parseSize(pin)
+	if err != nil {
+		return err
+	}
+	if device.Size() != want {
+		return fmt.Errorf("%w: volumeAttributes.%s is %d bytes, but %s has %d; is it the right disk?",
+			volume.ErrMismatch, SizeAttribute, want, device, device.Size())
+	}
+	return nil
+}
+
+func parseSize(text string) (uint64, error) {
+	quantity, err := resource.ParseQuantity(text)
+	if err != nil {
+		return 0, fmt.Errorf("%w: volumeAttributes.%s %q is not a size; write bytes, or a quantity such as 100Gi: %w",
+			volume.ErrInvalid, SizeAttribute, text, err)
+	}
+	bytes, exact := quantity.AsInt64()
+	if !exact || bytes <= 0 {
+		return 0, fmt.Errorf("%w: volumeAttributes.%s %q is not a whole, positive number of bytes",
+			volume.ErrInvalid, SizeAttribute, text)
+	}
+	return uint64(bytes), nil
+}
