@@ -1,0 +1,114 @@
+// Command rawblock-csi is the CSI node plugin: it gives pods raw block devices
+// of the node they run on. Here are its flags and the wiring of its rooms, and
+// nothing else.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"k8s.io/klog/v2"
+
+	"github.com/rawblock-csi/rawblock-csi/pkg/blockdev"
+	"github.com/rawblock-csi/rawblock-csi/pkg/config"
+	"github.com/rawblock-csi/rawblock-csi/pkg/driver"
+	"github.com/rawblock-csi/rawblock-csi/pkg/pool/static"
+)
+
+// version is set by the linker.
+var version = "unknown"
+
+type flags struct {
+	driver.Options
+	config        string
+	verbosity     int
+	loggingFormat string
+	version       bool
+}
+
+func main() {
+	if err := run(os.Args[1:], os.Stdout, os.Stderr); err != nil {
+		fmt.Fprintln(os.Stderr, "rawblock-csi:", err)
+		os.Exit(1)
+	}
+}
+
+func run(args []string, stdout, stderr io.Writer) error {
+	flags, err := parseFlags(args, stderr)
+	if err != nil {
+		return err
+	}
+	if flags.version {
+		_, err := fmt.Fprintln(stdout, driver.Name, version)
+		return err
+	}
+	if err := startLogging(flags.loggingFormat, flags.verbosity, stderr); err != nil {
+		return err
+	}
+	settings := config.Default()
+	if flags.config != "" {
+		if settings, err = config.Load(flags.config); err != nil {
+			return err
+		}
+	}
+	options := flags.Options
+	options.Version = version
+	options.Sysfs = blockdev.NewSysfs("/sys")
+	options.MaxVolumes = int64(settings.MaxVolumes)
+	options.Devices = static.New(settings.Devices.Patterns(), options.Sysfs)
+
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	return driver.Run(ctx, options)
+}
+
+func parseFlags(args []string, stderr io.Writer) (flags, error) {
+	var f flags
+	set := flag.NewFlagSet("rawblock-csi", flag.ExitOnError)
+	set.SetOutput(stderr)
+	set.StringVar(&f.Endpoint, "endpoint", "unix:///var/lib/kubelet/plugins/"+driver.Name+"/csi.sock",
+		"unix socket on which to serve CSI; kubelet must see it at the same path")
+	set.StringVar(&f.NodeID, "node-id", "", "name of the Kubernetes node (required)")
+	set.StringVar(&f.config, "config", "", "node configuration file; empty: the defaults")
+	set.StringVar(&f.KubeletDir, "kubelet-dir", "/var/lib/kubelet", "kubelet's --root-dir")
+	set.StringVar(&f.RegistrationDir, "registration-dir", "",
+		"kubelet's plugins_registry, where the plugin registers itself; empty: a sidecar does")
+	set.StringVar(&f.MetricsAddress, "metrics-address", "", "address for HTTP: /metrics, /healthz and /readyz; empty: off")
+	set.IntVar(&f.verbosity, "v", 0, "log verbosity: 2 logs each call, 5 its content")
+	set.StringVar(&f.loggingFormat, "logging-format", "text", "log format: text or json")
+	set.BoolVar(&f.version, "version", false, "print the version and exit")
+	if err := set.Parse(args); err != nil {
+		return flags{}, err
+	}
+	if set.NArg() > 0 {
+		return flags{}, fmt.Errorf("unexpected argument %q; settings are given as --flag=value", set.Arg(0))
+	}
+	return f, nil
+}
+
+// startLogging sends klog's lines to w in a format.
+func startLogging(format string, verbosity int, w io.Writer) error {
+	klogFlags := flag.NewFlagSet("klog", flag.ContinueOnError)
+	klog.InitFlags(klogFlags)
+	for name, value := range map[string]string{"v": fmt.Sprint(verbosity), "logtostderr": "true"} {
+		if err := klogFlags.Set(name, value); err != nil {
+			return fmt.Errorf("set the log's %s: %w", name, err)
+		}
+	}
+	switch format {
+	case "text":
+	case "json":
+		// logr's verbosity n is slog's level -n.
+		handler := slog.NewJSONHandler(w, &slog.HandlerOptions{Level: slog.Level(-verbosity)})
+		klog.SetSlogLogger(slog.New(handler))
+	default:
+		return fmt.Errorf("--logging-format is %q; expected text or json", format)
+	}
+	return nil
+}

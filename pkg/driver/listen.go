@@ -1,0 +1,69 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
+)
+
+// socketPath returns the path of an endpoint unix:///path or /path.
+func socketPath(endpoint string) (string, error) {
+	path := strings.TrimPrefix(endpoint, "unix:")
+	path = "/" + strings.TrimLeft(path, "/")
+	if endpoint != path && endpoint != "unix:"+path && endpoint != "unix://"+path || path == "/" {
+		return "", fmt.Errorf("%w: the endpoint %q is not a unix socket such as unix:///csi/csi.sock", volume.ErrInvalid, endpoint)
+	}
+	return path, nil
+}
+
+// listen listens on a unix socket that only root may use. A socket that nobody
+// answers is left over from a process that was killed, and is replaced.
+//
+// Errors: volume.ErrPrecondition where another process answers, or something
+// else is at the path.
+func listen(ctx context.Context, path string) (net.Listener, error) {
+	info, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return nil, fmt.Errorf("look at the socket: %w", err)
+	case info.Mode().Type() != fs.ModeSocket:
+		return nil, fmt.Errorf("%w: %s is not a socket; move it away or choose another path", volume.ErrPrecondition, path)
+	default:
+		if err := removeStale(ctx, path); err != nil {
+			return nil, err
+		}
+	}
+	listener, err := new(net.ListenConfig).Listen(ctx, "unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("listen: %w", err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		return nil, errors.Join(fmt.Errorf("protect the socket: %w", err), listener.Close())
+	}
+	return listener, nil
+}
+
+func removeStale(ctx context.Context, path string) error {
+	dialer := net.Dialer{Timeout: 10 * time.Second}
+	conn, err := dialer.DialContext(ctx, "unix", path)
+	if err == nil {
+		conn.Close() //nolint:errcheck,gosec // Nothing was written.
+		return fmt.Errorf("%w: another process serves the socket %s; stop it first", volume.ErrPrecondition, path)
+	}
+	if !errors.Is(err, syscall.ECONNREFUSED) {
+		return fmt.Errorf("see whether the socket %s is in use: %w", path, err)
+	}
+	if err := os.Remove(path); err != nil {
+		return fmt.Errorf("remove the stale socket: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,91 @@
+package driver
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+
+	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
+)
+
+func checkVolumeID(id string) error {
+	if id == "" {
+		return fmt.Errorf("%w: volume_id is missing", volume.ErrInvalid)
+	}
+	return nil
+}
+
+// parseCapability returns the access mode of a capability that this driver serves.
+func parseCapability(capability *csi.VolumeCapability) (volume.AccessMode, error) {
+	if capability == nil {
+		return "", fmt.Errorf("%w: volume_capability is missing", volume.ErrInvalid)
+	}
+	switch {
+	case capability.GetMount() != nil:
+		return "", fmt.Errorf("%w: volume_capability asks for a mounted filesystem, but this driver serves raw block volumes: set volumeMode: Block in the PersistentVolumeClaim and PersistentVolume, and use volumeDevices in the pod",
+			volume.ErrPrecondition)
+	case capability.GetBlock() == nil:
+		return "", fmt.Errorf("%w: volume_capability has no access_type; this driver serves block", volume.ErrInvalid)
+	}
+	return volume.ParseAccessMode(capability.GetAccessMode().GetMode().String())
+}
+
+// hashArguments stands for the contexts of a publish request, to tell whether a
+// repeated request is the same one. Kubelet's own keys are left out: pod names
+// and tokens in them differ from call to call.
+func hashArguments(contexts ...map[string]string) string {
+	hash := sha256.New()
+	for _, values := range contexts {
+		for _, key := range slices.Sorted(maps.Keys(values)) {
+			if strings.HasPrefix(key, "csi.storage.k8s.io/") {
+				continue
+			}
+			fmt.Fprintf(hash, "%q=%q\n", key, values[key])
+		}
+		fmt.Fprintln(hash)
+	}
+	return hex.EncodeToString(hash.Sum(nil)[:8])
+}
+
+// kubeletDir is the folder that all paths of requests lie in. It may be a link,
+// in which case kubelet may send its paths with the link or without.
+type kubeletDir struct {
+	path, resolved string
+}
+
+func newKubeletDir(path string) (kubeletDir, error) {
+	if !filepath.IsAbs(path) {
+		return kubeletDir{}, fmt.Errorf("%w: the kubelet directory %q is not an absolute path", volume.ErrInvalid, path)
+	}
+	resolved, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return kubeletDir{}, fmt.Errorf("resolve the kubelet directory: %w", err)
+	}
+	return kubeletDir{filepath.Clean(path), resolved}, nil
+}
+
+// check returns an error unless the path of a request's field lies in the folder.
+func (d kubeletDir) check(field, path string) error {
+	switch {
+	case path == "":
+		return fmt.Errorf("%w: %s is missing", volume.ErrInvalid, field)
+	case !filepath.IsAbs(path):
+		return fmt.Errorf("%w: %s %q is not an absolute path", volume.ErrInvalid, field, path)
+	case filepath.Clean(path) != path:
+		return fmt.Errorf("%w: %s %q has . or .. elements or needless slashes; send the clean path", volume.ErrInvalid, field, path)
+	case !isBelow(path, d.path) && !isBelow(path, d.resolved):
+		return fmt.Errorf("%w: %s %q is not below the kubelet directory %s; set --kubelet-dir to kubelet's --root-dir",
+			volume.ErrInvalid, field, path, d.path)
+	}
+	return nil
+}
+
+func isBelow(path, folder string) bool {
+	return strings.HasPrefix(path, strings.TrimSuffix(folder, "/")+"/")
+}

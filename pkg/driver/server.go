@@ -1,0 +1,125 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"k8s.io/klog/v2"
+
+	"github.com/rawblock-csi/rawblock-csi/pkg/blockdev"
+	"github.com/rawblock-csi/rawblock-csi/pkg/publish"
+	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
+)
+
+// drainTimeout is how long running calls may take to end once the plugin is
+// told to stop: less than the 30 seconds that Kubernetes leaves a container.
+const drainTimeout = 25 * time.Second
+
+// maxNodeID is the longest node ID in bytes (CSI specification 1.13, NodeGetInfoResponse).
+const maxNodeID = 256
+
+// Options say what a plugin is made of.
+type Options struct {
+	// Endpoint is the CSI socket: unix:///path or /path.
+	Endpoint string
+	// NodeID is the name of the Kubernetes node.
+	NodeID string
+	// Version is the version of the plugin.
+	Version string
+	// KubeletDir is kubelet's --root-dir.
+	KubeletDir string
+	// RegistrationDir is kubelet's plugins_registry, or empty where a sidecar registers the plugin.
+	RegistrationDir string
+	// MetricsAddress is where HTTP is served, or empty.
+	MetricsAddress string
+	// MaxVolumes is the number of volumes that fit on the node; 0: any.
+	MaxVolumes int64
+	// Devices opens the devices of volumes.
+	Devices devices
+	// Sysfs is the kernel's device tree.
+	Sysfs blockdev.Sysfs
+}
+
+// Run serves the plugin until ctx ends, then lets running calls end, and
+// returns nil. Nothing that is published changes when it stops. The logger of
+// ctx (klog.FromContext) is that of all calls.
+//
+// Errors: volume.ErrInvalid for an option; volume.ErrPrecondition where another
+// process has the socket; whatever keeps the plugin from serving.
+func Run(ctx context.Context, options Options) error {
+	logger := klog.FromContext(ctx)
+	paths, err := newKubeletDir(options.KubeletDir)
+	if err != nil {
+		return err
+	}
+	if options.NodeID == "" || len(options.NodeID) > maxNodeID {
+		return fmt.Errorf("%w: the node ID %q must have 1 to %d bytes; set --node-id to the name of the Kubernetes node",
+			volume.ErrInvalid, options.NodeID, maxNodeID)
+	}
+	publisher, err := publish.New(options.Sysfs)
+	if err != nil {
+		return err
+	}
+	metrics := prometheus.NewRegistry()
+	calls, err := newCalls(logger, metrics)
+	if err != nil {
+		return err
+	}
+	socket, err := socketPath(options.Endpoint)
+	if err != nil {
+		return err
+	}
+	listener, err := listen(ctx, socket)
+	if err != nil {
+		return err
+	}
+	probe := probe{paths: paths, sysfs: options.Sysfs, ownNamespace: hasOwnMountNamespace()}
+	server := grpc.NewServer(grpc.UnaryInterceptor(calls.intercept))
+	csi.RegisterIdentityServer(server, &identity{version: options.Version, probe: probe.check})
+	csi.RegisterNodeServer(server, &node{
+		id:         options.NodeID,
+		maxVolumes: options.MaxVolumes,
+		paths:      paths,
+		devices:    options.Devices,
+		publisher:  publisher,
+		sysfs:      options.Sysfs,
+	})
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return serve(ctx, server, listener) })
+	ready := probe.check
+	if options.RegistrationDir != "" {
+		registration := newRegistration(socket, logger)
+		group.Go(func() error { return registration.serve(ctx, options.RegistrationDir) })
+		group.Go(func() error { return registration.wait(ctx) })
+		ready = func() error { return errors.Join(probe.check(), registration.check()) }
+	}
+	if options.MetricsAddress != "" {
+		group.Go(func() error { return serveHTTP(ctx, options.MetricsAddress, newHandler(socket, ready, metrics)) })
+	}
+	logger.Info("Serving", "driver", Name, "version", options.Version, "node", options.NodeID, "socket", socket)
+	return group.Wait()
+}
+
+// serve serves until ctx ends, then lets running calls end.
+func serve(ctx context.Context, server *grpc.Server, listener net.Listener) error {
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		<-ctx.Done()
+		hurry := time.AfterFunc(drainTimeout, server.Stop)
+		defer hurry.Stop()
+		server.GracefulStop()
+	}()
+	if err := server.Serve(listener); err != nil {
+		return fmt.Errorf("serve %s: %w", listener.Addr(), err)
+	}
+	<-stopped
+	return nil
+}
