@@ -1,0 +1,140 @@
+// Package rig is the test bench: real disks, a real kubelet directory and the
+// real plugin, each of which a test gets for itself and which are gone after it.
+//
+// A package that uses it calls Main from TestMain, which fails the run where a
+// mount, loop device, descriptor or child process is left.
+package rig
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Main runs the tests of a package and ends the process. It fails the run where
+// the tests leave something on the machine.
+func Main(m *testing.M) {
+	before := takeInventory()
+	code := m.Run()
+	if os.Geteuid() == 0 && code == 0 {
+		if left := leftovers(before); len(left) > 0 {
+			fmt.Fprintf(os.Stderr, "FAIL: the tests left behind:\n  %s\n", strings.Join(left, "\n  "))
+			code = 1
+		}
+	}
+	os.Exit(code)
+}
+
+// RequireRoot skips the test, loudly, unless it runs as root; in CI it fails it.
+func RequireRoot(t testing.TB) {
+	t.Helper()
+	if os.Geteuid() == 0 {
+		return
+	}
+	const message = "needs root: it makes loop devices and mounts; run the tests as root"
+	if os.Getenv("CI") != "" {
+		t.Fatal(message)
+	}
+	t.Skip("SKIPPED: " + message)
+}
+
+// Must fails the test where err is not nil.
+func Must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// KubeletDir makes a kubelet directory: a filesystem of its own that is shared,
+// as on a node.
+func KubeletDir(t testing.TB) string {
+	t.Helper()
+	RequireRoot(t)
+	// Links in the way of the temporary folder are not what a test is about.
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	Must(t, err)
+	Must(t, unix.Mount("rawblock-test", dir, "tmpfs", 0, ""))
+	t.Cleanup(func() { UnmountAll(t, dir) })
+	Must(t, unix.Mount("", dir, "", unix.MS_SHARED, ""))
+	return dir
+}
+
+// UnmountAll unmounts everything at and below path, lazily.
+func UnmountAll(t testing.TB, path string) {
+	t.Helper()
+	for _, point := range slices.Backward(MountPoints(t)) {
+		if point == path || strings.HasPrefix(point, path+"/") {
+			Must(t, unix.Unmount(point, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW))
+		}
+	}
+}
+
+// MountPoints returns the mount points of the mount table in the order in which
+// they were made.
+func MountPoints(t testing.TB) []string {
+	t.Helper()
+	table, err := os.ReadFile("/proc/self/mountinfo")
+	Must(t, err)
+	var points []string
+	for line := range strings.Lines(string(table)) {
+		points = append(points, strings.Fields(line)[4])
+	}
+	return points
+}
+
+// inventory is what a test could leave, by its name, with how often it is there.
+type inventory map[string]int
+
+func takeInventory() inventory {
+	found := inventory{}
+	if table, err := os.ReadFile("/proc/self/mountinfo"); err == nil {
+		for line := range strings.Lines(string(table)) {
+			found["mount "+strings.Fields(line)[4]]++
+		}
+	}
+	files, _ := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	for _, file := range files {
+		if backing, err := os.ReadFile(file); err == nil {
+			found["loop device over "+strings.TrimSpace(string(backing))]++
+		}
+	}
+	descriptors, _ := filepath.Glob("/proc/self/fd/*")
+	for _, descriptor := range descriptors {
+		// Sockets, pipes and the like are the runtime's and the test binary's.
+		if path, err := os.Readlink(descriptor); err == nil && filepath.IsAbs(path) && !strings.HasPrefix(path, "/proc/") {
+			found["descriptor of "+path]++
+		}
+	}
+	children, _ := os.ReadFile(fmt.Sprintf("/proc/self/task/%d/children", os.Getpid()))
+	for _, pid := range strings.Fields(string(children)) {
+		found["process "+pid]++
+	}
+	return found
+}
+
+// leftovers lists what is there now and was not before. The kernel and the
+// runtime take a moment to clear up after a lazy unmount or a closed connection.
+func leftovers(before inventory) []string {
+	var left []string
+	for range 50 {
+		left = nil
+		for name, count := range takeInventory() {
+			if extra := count - before[name]; extra > 0 {
+				left = append(left, fmt.Sprintf("%s (%d more)", name, extra))
+			}
+		}
+		if len(left) == 0 {
+			return nil
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	slices.Sort(left)
+	return left
+}
