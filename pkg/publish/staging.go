@@ -34,12 +34,19 @@ type Staging struct {
 	publisher *Publisher
 }
 
-// OpenStaging opens a staging folder. Errors: fs.ErrNotExist where there is none.
+// OpenStaging opens a staging folder. Errors: fs.ErrNotExist where there is no
+// folder at the path.
 func (p *Publisher) OpenStaging(path string) (*Staging, error) {
-	root, err := os.OpenRoot(path)
-	if errors.Is(err, syscall.ENOTDIR) {
+	// os.OpenRoot does not say in a way that can be told apart that something is
+	// no folder.
+	info, err := os.Stat(path)
+	if errors.Is(err, syscall.ENOTDIR) || err == nil && !info.IsDir() {
 		return nil, fmt.Errorf("%w: staging_target_path %s is not a directory", fs.ErrNotExist, path)
 	}
+	if err != nil {
+		return nil, fmt.Errorf("look at staging_target_path: %w", err)
+	}
+	root, err := os.OpenRoot(path)
 	if err != nil {
 		return nil, fmt.Errorf("open staging_target_path: %w", err)
 	}
@@ -248,7 +255,11 @@ func (s *Staging) replace(name, text string) error {
 }
 
 func (s *Staging) remove(name string) error {
-	if err := s.root.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	err := s.root.Remove(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
 		return fmt.Errorf("remove record %s: %w", name, err)
 	}
 	crashpoint.Here("record removed")

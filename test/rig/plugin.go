@@ -9,6 +9,7 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
 	"k8s.io/klog/v2"
 	"k8s.io/klog/v2/ktesting"
@@ -68,6 +69,7 @@ func Serve(t testing.TB, options driver.Options) {
 func Connect(t testing.TB, socket, kubeletDir string) *Plugin {
 	t.Helper()
 	conn, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 10 * time.Millisecond, Multiplier: 1, MaxDelay: 10 * time.Millisecond}}),
 		grpc.WithDefaultCallOptions(grpc.WaitForReady(true)))
 	Must(t, err)
 	t.Cleanup(func() { conn.Close() })
@@ -132,7 +134,9 @@ func (v *Volume) Unstage(ctx context.Context) error {
 }
 
 // Publish calls NodePublishVolume for writing.
-func (v *Volume) Publish(ctx context.Context, target string) error { return v.publish(ctx, target, false) }
+func (v *Volume) Publish(ctx context.Context, target string) error {
+	return v.publish(ctx, target, false)
+}
 
 // PublishReadOnly calls NodePublishVolume with readonly.
 func (v *Volume) PublishReadOnly(ctx context.Context, target string) error {

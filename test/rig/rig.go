@@ -52,15 +52,14 @@ func Must(t testing.TB, err error) {
 	}
 }
 
-// KubeletDir makes a kubelet directory: a filesystem of its own that is shared,
-// as on a node.
+// KubeletDir makes a kubelet directory: a shared mount, as on a node.
 func KubeletDir(t testing.TB) string {
 	t.Helper()
 	RequireRoot(t)
 	// Links in the way of the temporary folder are not what a test is about.
 	dir, err := filepath.EvalSymlinks(t.TempDir())
 	Must(t, err)
-	Must(t, unix.Mount("rawblock-test", dir, "tmpfs", 0, ""))
+	Must(t, unix.Mount(dir, dir, "", unix.MS_BIND, ""))
 	t.Cleanup(func() { UnmountAll(t, dir) })
 	Must(t, unix.Mount("", dir, "", unix.MS_SHARED, ""))
 	return dir

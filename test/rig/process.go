@@ -1,0 +1,66 @@
+package rig
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+)
+
+// Build builds the plugin with the given build tags and returns its path.
+func Build(t testing.TB, tags string) string {
+	t.Helper()
+	binary := filepath.Join(t.TempDir(), "rawblock-csi")
+	command := exec.CommandContext(t.Context(), "go", "build", "-tags", tags, "-o", binary,
+		"github.com/rawblock-csi/rawblock-csi/cmd/rawblock-csi")
+	if output, err := command.CombinedOutput(); err != nil {
+		t.Fatalf("build the plugin: %v\n%s", err, output)
+	}
+	return binary
+}
+
+// Process is the plugin as a process of its own.
+type Process struct {
+	*Plugin
+	command *exec.Cmd
+	log     bytes.Buffer
+}
+
+// Start runs the plugin's binary with a kubelet directory and additional
+// environment variables. Volumes may name loop devices. It is killed with the test.
+func Start(t testing.TB, binary, kubeletDir string, environment ...string) *Process {
+	t.Helper()
+	folder := t.TempDir()
+	config, socket := filepath.Join(folder, "config.yaml"), filepath.Join(kubeletDir, "csi.sock")
+	Must(t, os.WriteFile(config, []byte("devices: {allow: [/dev/loop*]}\n"), 0o600))
+	process := &Process{command: exec.Command(binary, //nolint:noctx // Kill ends it, at the point that the test wants.
+		"--endpoint="+socket, "--node-id="+NodeID, "--kubelet-dir="+kubeletDir, "--config="+config)}
+	process.command.Env = append(os.Environ(), environment...)
+	process.command.Stderr = &process.log
+	Must(t, process.command.Start())
+	t.Cleanup(process.Kill)
+	process.Plugin = Connect(t, socket, kubeletDir)
+	return process
+}
+
+// Kill ends the plugin as kill -9 does.
+func (p *Process) Kill() {
+	p.command.Process.Kill() //nolint:errcheck // It may have ended by itself.
+	p.command.Wait()         //nolint:errcheck // It says that it was killed.
+}
+
+// Stop ends the plugin with SIGTERM and returns how it ended.
+func (p *Process) Stop() error {
+	if err := p.command.Process.Signal(syscall.SIGTERM); err != nil {
+		return err
+	}
+	return p.command.Wait()
+}
+
+// Wait waits for the plugin to end and returns what it logged.
+func (p *Process) Wait() string {
+	p.command.Wait() //nolint:errcheck // It says that it was killed.
+	return p.log.String()
+}
