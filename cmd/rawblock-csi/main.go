@@ -77,6 +77,7 @@ func parseFlags(args []string, stderr io.Writer) (flags, error) {
 	set.StringVar(&f.NodeID, "node-id", "", "name of the Kubernetes node (required)")
 	set.StringVar(&f.config, "config", "", "node configuration file; empty: the defaults")
 	set.StringVar(&f.KubeletDir, "kubelet-dir", "/var/lib/kubelet", "kubelet's --root-dir")
+	set.StringVar(&f.StateDir, "state-dir", "/run/rawblock-csi", "folder for records of this boot; the host's, on a tmpfs")
 	set.StringVar(&f.RegistrationDir, "registration-dir", "",
 		"kubelet's plugins_registry, where the plugin registers itself; empty: a sidecar does")
 	set.StringVar(&f.MetricsAddress, "metrics-address", "", "address for HTTP: /metrics, /healthz and /readyz; empty: off")

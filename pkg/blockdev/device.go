@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"syscall"
 
 	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
@@ -15,9 +14,9 @@ import (
 // concurrently.
 type Device struct {
 	// node is the handle (O_PATH) of the device node: what gets mounted.
-	node *os.File
+	node *linux.File
 	// file is the device itself, opened for reading: it keeps the number taken.
-	file   *os.File
+	file   *linux.File
 	number linux.DeviceNumber
 	seq    uint64
 	size   uint64
@@ -59,7 +58,7 @@ func OpenNumber(number linux.DeviceNumber, sysfs Sysfs) (*Device, error) {
 
 // OpenNode opens the block device behind a handle (O_PATH), which it takes over
 // and closes also when it fails. Errors: those of Open.
-func OpenNode(node *os.File, sysfs Sysfs) (*Device, error) {
+func OpenNode(node *linux.File, sysfs Sysfs) (*Device, error) {
 	device := &Device{node: node, sysfs: sysfs}
 	if err := device.open(); err != nil {
 		device.Close()
@@ -106,15 +105,15 @@ func IsGone(err error) bool {
 
 // Close closes the device.
 func (d *Device) Close() {
-	for _, file := range []*os.File{d.file, d.node} {
+	for _, file := range []*linux.File{d.file, d.node} {
 		if file != nil {
-			file.Close() //nolint:errcheck,gosec // Opened for reading only: there is nothing to lose.
+			file.Close()
 		}
 	}
 }
 
 // Node is the handle (O_PATH) of the device node. It is valid until Close.
-func (d *Device) Node() *os.File { return d.node }
+func (d *Device) Node() *linux.File { return d.node }
 
 // Number is the number of the device.
 func (d *Device) Number() linux.DeviceNumber { return d.number }

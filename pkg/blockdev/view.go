@@ -103,16 +103,16 @@ func configureLoop(minor uint32, config linux.LoopConfig) error {
 	if err != nil {
 		return err
 	}
-	defer loop.Close() //nolint:errcheck // Opened for reading only.
+	defer loop.Close()
 	return linux.ConfigureLoop(loop, config)
 }
 
-func openLoop(minor uint32) (*os.File, error) {
+func openLoop(minor uint32) (*linux.File, error) {
 	node, err := linux.OpenPath(linux.LoopPath(minor))
 	if err != nil {
 		return nil, err
 	}
-	defer node.Close() //nolint:errcheck // A handle.
+	defer node.Close()
 	return linux.Reopen(node, false)
 }
 
@@ -122,18 +122,22 @@ func (d *Device) IsViewOf(owner string) (bool, error) {
 	if d.number.Major != linux.LoopMajor {
 		return false, nil
 	}
-	label, err := linux.LoopLabel(d.file)
+	return IsView(d.file, owner)
+}
+
+// IsView reports the same of an open loop device.
+func IsView(loop linux.Descriptor, owner string) (bool, error) {
+	label, err := linux.LoopLabel(loop)
 	if errors.Is(err, syscall.ENXIO) {
-		return false, nil
+		return false, nil // It is not set up.
 	}
 	if err != nil {
-		return false, fmt.Errorf("label of loop device %s: %w", d.number, err)
+		return false, fmt.Errorf("label of %s: %w", loop.Name(), err)
 	}
-	prefix := viewPrefix
-	if owner != "" {
-		prefix = viewLabel(owner)
+	if owner == "" {
+		return strings.HasPrefix(label, viewPrefix), nil
 	}
-	return strings.HasPrefix(label, prefix), nil
+	return strings.HasPrefix(label, viewLabel(owner)), nil
 }
 
 // Resize has a read-only view take over the present size of the device below
@@ -166,13 +170,10 @@ func ReleaseView(minor uint32, owner string) error {
 	if err != nil {
 		return fmt.Errorf("open read-only view: %w", err)
 	}
-	defer loop.Close() //nolint:errcheck // Opened for reading only.
-	label, err := linux.LoopLabel(loop)
-	if errors.Is(err, syscall.ENXIO) || err == nil && !strings.HasPrefix(label, viewLabel(owner)) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("label of loop device %d: %w", minor, err)
+	defer loop.Close()
+	ours, err := IsView(loop, owner)
+	if err != nil || !ours {
+		return err
 	}
 	if err := linux.ClearLoop(loop); err != nil && !errors.Is(err, syscall.ENXIO) {
 		return fmt.Errorf("detach read-only view, loop device %d: %w", minor, err)
@@ -236,7 +237,7 @@ func loopLabel(minor uint32) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("open loop device %d: %w", minor, err)
 	}
-	defer loop.Close() //nolint:errcheck // Opened for reading only.
+	defer loop.Close()
 	label, err := linux.LoopLabel(loop)
 	if errors.Is(err, syscall.ENXIO) {
 		return "", nil

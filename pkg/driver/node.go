@@ -5,7 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
+	"os"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
@@ -40,7 +40,8 @@ type node struct {
 }
 
 // NodeStageVolume verifies the device and records which one it is. Nothing is
-// mounted: there is no filesystem to set up once for all pods.
+// mounted, and nothing put into the staging folder, which is kubelet's: a raw
+// device needs no place that all pods share.
 func (n *node) NodeStageVolume(ctx context.Context, req *csi.NodeStageVolumeRequest) (*csi.NodeStageVolumeResponse, error) {
 	mode, err := parseCapability(req.GetVolumeCapability())
 	if err := cmp.Or(checkVolumeID(req.GetVolumeId()), n.paths.check("staging_target_path", req.GetStagingTargetPath()), err); err != nil {
@@ -51,20 +52,15 @@ func (n *node) NodeStageVolume(ctx context.Context, req *csi.NodeStageVolumeRequ
 		return nil, err
 	}
 	defer unlock()
-	device, err := n.devices.Open(ctx, req.GetVolumeContext())
+	device, release, err := n.openDevice(ctx, req.GetVolumeContext())
 	if err != nil {
 		return nil, err
 	}
-	defer device.Close()
-	staging, err := n.openStaging(req.GetStagingTargetPath())
-	if err != nil {
-		return nil, err
-	}
-	defer staging.Close()
-	return &csi.NodeStageVolumeResponse{}, staging.Stage(device, mode)
+	defer release()
+	return &csi.NodeStageVolumeResponse{}, n.publisher.Stage(req.GetVolumeId(), device, mode)
 }
 
-// NodeUnstageVolume forgets the device. The folder is kubelet's and stays.
+// NodeUnstageVolume forgets the device.
 func (n *node) NodeUnstageVolume(_ context.Context, req *csi.NodeUnstageVolumeRequest) (*csi.NodeUnstageVolumeResponse, error) {
 	if err := cmp.Or(checkVolumeID(req.GetVolumeId()), n.paths.check("staging_target_path", req.GetStagingTargetPath())); err != nil {
 		return nil, err
@@ -74,15 +70,7 @@ func (n *node) NodeUnstageVolume(_ context.Context, req *csi.NodeUnstageVolumeRe
 		return nil, err
 	}
 	defer unlock()
-	staging, err := n.publisher.OpenStaging(req.GetStagingTargetPath())
-	if errors.Is(err, fs.ErrNotExist) {
-		return &csi.NodeUnstageVolumeResponse{}, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer staging.Close()
-	return &csi.NodeUnstageVolumeResponse{}, staging.Unstage()
+	return &csi.NodeUnstageVolumeResponse{}, n.publisher.Unstage(req.GetVolumeId())
 }
 
 // NodePublishVolume verifies the device, decides whether it may be published
@@ -97,21 +85,31 @@ func (n *node) NodePublishVolume(ctx context.Context, req *csi.NodePublishVolume
 		return nil, err
 	}
 	defer unlock()
-	device, err := n.devices.Open(ctx, req.GetVolumeContext())
+	device, release, err := n.openDevice(ctx, req.GetVolumeContext())
 	if err != nil {
 		return nil, err
 	}
-	defer device.Close()
-	staging, err := n.openStaging(req.GetStagingTargetPath())
-	if err != nil {
-		return nil, err
-	}
-	defer staging.Close()
-	if err := staging.Admit(ctx, device, wanted); err != nil {
+	defer release()
+	if err := n.publisher.Admit(ctx, req.GetVolumeId(), device, wanted); err != nil {
 		return nil, err
 	}
 	target := publish.Target{VolumeID: req.GetVolumeId(), Path: wanted.Target}
 	return &csi.NodePublishVolumeResponse{}, n.publisher.Publish(ctx, device, target, wanted.ReadOnly)
+}
+
+// openDevice opens the device of a volume, and keeps others off it until release:
+// two volumes may name the same device.
+func (n *node) openDevice(ctx context.Context, attributes map[string]string) (device *blockdev.Device, release func(), err error) {
+	device, err = n.devices.Open(ctx, attributes)
+	if err != nil {
+		return nil, nil, err
+	}
+	unlock, err := n.inflight.lock("device " + device.Number().String())
+	if err != nil {
+		device.Close()
+		return nil, nil, err
+	}
+	return device, func() { device.Close(); unlock() }, nil
 }
 
 func (n *node) parsePublish(req *csi.NodePublishVolumeRequest) (publish.Publication, error) {
@@ -131,15 +129,6 @@ func (n *node) parsePublish(req *csi.NodePublishVolumeRequest) (publish.Publicat
 		ReadOnly:  req.GetReadonly() || mode.ReadOnly(),
 		Arguments: hashArguments(req.GetVolumeContext(), req.GetPublishContext()),
 	}, nil
-}
-
-// openStaging opens the staging folder of a request, which kubelet has to make.
-func (n *node) openStaging(path string) (*publish.Staging, error) {
-	staging, err := n.publisher.OpenStaging(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%w: the caller has to make the staging folder: %w", volume.ErrPrecondition, err)
-	}
-	return staging, err
 }
 
 // NodeUnpublishVolume takes the volume away from the target. It needs neither
@@ -212,19 +201,20 @@ func (n *node) openVolumePath(volumeID, path string) (*blockdev.Device, error) {
 	if err := n.paths.check("volume_path", path); err != nil {
 		return nil, fmt.Errorf("%w: volume %s: %s", volume.ErrNotFound, volumeID, err.Error())
 	}
-	staging, err := n.publisher.OpenStaging(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		device, err := blockdev.Open(path, n.sysfs)
-		if errors.Is(err, volume.ErrInvalid) {
-			err = fmt.Errorf("%w: volume %s: %s", volume.ErrNotFound, volumeID, err.Error())
-		}
-		return device, err
+	info, err := os.Stat(path)
+	if err == nil && info.IsDir() {
+		return n.openStaged(volumeID, path)
 	}
-	if err != nil {
-		return nil, err
+	device, err := blockdev.Open(path, n.sysfs)
+	if errors.Is(err, volume.ErrInvalid) {
+		err = fmt.Errorf("%w: volume %s: %s", volume.ErrNotFound, volumeID, err.Error())
 	}
-	defer staging.Close()
-	number, found, err := staging.StagedDevice()
+	return device, err
+}
+
+// openStaged opens the device of a volume that is staged at a folder.
+func (n *node) openStaged(volumeID, path string) (*blockdev.Device, error) {
+	number, found, err := n.publisher.StagedDevice(volumeID)
 	if err != nil {
 		return nil, err
 	}

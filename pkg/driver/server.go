@@ -35,6 +35,8 @@ type Options struct {
 	Version string
 	// KubeletDir is kubelet's --root-dir.
 	KubeletDir string
+	// StateDir is where records are kept that do not outlive a boot.
+	StateDir string
 	// RegistrationDir is kubelet's plugins_registry, or empty where a sidecar registers the plugin.
 	RegistrationDir string
 	// MetricsAddress is where HTTP is served, or empty.
@@ -63,7 +65,7 @@ func Run(ctx context.Context, options Options) error {
 		return fmt.Errorf("%w: the node ID %q must have 1 to %d bytes; set --node-id to the name of the Kubernetes node",
 			volume.ErrInvalid, options.NodeID, maxNodeID)
 	}
-	publisher, err := publish.New(options.Sysfs)
+	publisher, err := publish.New(options.StateDir, options.Sysfs)
 	if err != nil {
 		return err
 	}

@@ -10,7 +10,7 @@ import (
 // BlockSize returns the size of an open block device in bytes (BLKGETSIZE64).
 // It is 0, without an error, for a device that has gone and for one without a
 // medium.
-func BlockSize(device *os.File) (uint64, error) {
+func BlockSize(device Descriptor) (uint64, error) {
 	var bytes uint64
 	err := ioctl(device, unix.BLKGETSIZE64, unsafe.Pointer(&bytes))
 	return bytes, os.NewSyscallError("ioctl BLKGETSIZE64", err)
@@ -20,14 +20,14 @@ func BlockSize(device *os.File) (uint64, error) {
 // (BLKGETDISKSEQ, Linux 5.15). The kernel never gives one out twice between two
 // boots, whereas device numbers and names are reused. Errors: ENOTTY on older
 // kernels.
-func DiskSeq(device *os.File) (uint64, error) {
+func DiskSeq(device Descriptor) (uint64, error) {
 	var seq uint64
 	err := ioctl(device, unix.BLKGETDISKSEQ, unsafe.Pointer(&seq))
 	return seq, os.NewSyscallError("ioctl BLKGETDISKSEQ", err)
 }
 
 // BlockReadOnly reports whether an open block device refuses all writes (BLKROGET).
-func BlockReadOnly(device *os.File) (bool, error) {
+func BlockReadOnly(device Descriptor) (bool, error) {
 	var readOnly int32
 	err := ioctl(device, unix.BLKROGET, unsafe.Pointer(&readOnly))
 	return readOnly != 0, os.NewSyscallError("ioctl BLKROGET", err)
@@ -35,13 +35,13 @@ func BlockReadOnly(device *os.File) (bool, error) {
 
 // LogicalBlockSize returns the smallest unit of I/O of an open block device in
 // bytes (BLKSSZGET).
-func LogicalBlockSize(device *os.File) (uint32, error) {
+func LogicalBlockSize(device Descriptor) (uint32, error) {
 	var bytes int32
 	err := ioctl(device, unix.BLKSSZGET, unsafe.Pointer(&bytes))
 	return uint32(bytes), os.NewSyscallError("ioctl BLKSSZGET", err)
 }
 
-func ioctl(file *os.File, request uint, arg unsafe.Pointer) error {
+func ioctl(file Descriptor, request uint, arg unsafe.Pointer) error {
 	_, err := ignoringEINTR(func() (int, error) {
 		if _, _, errno := unix.Syscall(unix.SYS_IOCTL, file.Fd(), uintptr(request), uintptr(arg)); errno != 0 {
 			return 0, errno

@@ -19,6 +19,34 @@ func (n DeviceNumber) String() string {
 	return fmt.Sprintf("%d:%d", n.Major, n.Minor)
 }
 
+// Descriptor is an open file, such as *File or *os.File. It must stay open during
+// a call.
+type Descriptor interface {
+	// Fd is the number of the descriptor.
+	Fd() uintptr
+	// Name is the path that the file was opened by, for messages.
+	Name() string
+}
+
+// File is an open file that is not read from or written to. In place of os.File
+// it spares the system calls by which that one finds out how to wait for data:
+// a fifth of those of a publish. It is not closed by itself.
+type File struct {
+	fd   int
+	name string
+}
+
+// Fd is the number of the descriptor.
+func (f *File) Fd() uintptr { return uintptr(f.fd) }
+
+// Name is the path that the file was opened by.
+func (f *File) Name() string { return f.name }
+
+// Close closes the file. There is nothing that could be lost, so it has no error.
+func (f *File) Close() {
+	unix.Close(f.fd) //nolint:errcheck,gosec // Linux closes it in any case (close(2)).
+}
+
 // FileInfo is what statx(2) tells of a file.
 type FileInfo struct {
 	// Type is the type of the file: 0 for a regular file, fs.ModeDir,
@@ -38,18 +66,18 @@ func (i FileInfo) IsBlockDevice() bool { return i.Type == fs.ModeDevice }
 
 // OpenPath opens path as a handle (O_PATH): the file itself is not opened, so
 // that no device is touched. Links are followed.
-func OpenPath(path string) (*os.File, error) {
+func OpenPath(path string) (*File, error) {
 	return openAt(unix.AT_FDCWD, path, path, unix.O_PATH)
 }
 
 // OpenDir opens the directory at path as a handle (O_PATH). Links are followed.
-func OpenDir(path string) (*os.File, error) {
+func OpenDir(path string) (*File, error) {
 	return openAt(unix.AT_FDCWD, path, path, unix.O_PATH|unix.O_DIRECTORY)
 }
 
 // CreateFile makes an empty regular file in dir, readable by its owner only,
 // and fails with EEXIST where anything of that name exists.
-func CreateFile(dir *os.File, name string) error {
+func CreateFile(dir Descriptor, name string) error {
 	fd, err := ignoringEINTR(func() (int, error) {
 		return unix.Openat(int(dir.Fd()), name, unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_WRONLY, 0o600)
 	})
@@ -61,12 +89,18 @@ func CreateFile(dir *os.File, name string) error {
 
 // OpenPathAt opens the entry of dir as a handle (O_PATH) and does not follow it
 // where it is a link.
-func OpenPathAt(dir *os.File, name string) (*os.File, error) {
+func OpenPathAt(dir Descriptor, name string) (*File, error) {
 	return openAt(int(dir.Fd()), name, entry(dir, name), unix.O_PATH|unix.O_NOFOLLOW)
 }
 
+// OpenDeviceAt opens the entry of dir for reading, which must be a device node,
+// and does not follow it where it is a link.
+func OpenDeviceAt(dir Descriptor, name string) (*File, error) {
+	return openAt(int(dir.Fd()), name, entry(dir, name), unix.O_RDONLY|unix.O_NOFOLLOW)
+}
+
 // RemoveFile removes the entry of dir, which must not be a directory.
-func RemoveFile(dir *os.File, name string) error {
+func RemoveFile(dir Descriptor, name string) error {
 	if err := unix.Unlinkat(int(dir.Fd()), name, 0); err != nil {
 		return &os.PathError{Op: "unlink", Path: entry(dir, name), Err: err}
 	}
@@ -78,7 +112,7 @@ func RemoveFile(dir *os.File, name string) error {
 // with EBUSY while anything else has claimed it, the disk that it is a part of,
 // or a partition of it: a mount, swap, device-mapper, RAID (open(2), O_EXCL;
 // bd_prepare_to_claim in the kernel's block/bdev.c).
-func Reopen(handle *os.File, exclusive bool) (*os.File, error) {
+func Reopen(handle Descriptor, exclusive bool) (*File, error) {
 	flags := unix.O_RDONLY
 	if exclusive {
 		flags |= unix.O_EXCL
@@ -87,7 +121,7 @@ func Reopen(handle *os.File, exclusive bool) (*os.File, error) {
 }
 
 // Stat tells what a handle refers to.
-func Stat(handle *os.File) (FileInfo, error) {
+func Stat(handle Descriptor) (FileInfo, error) {
 	info, err := statx(int(handle.Fd()), "", unix.AT_EMPTY_PATH)
 	if err != nil {
 		return FileInfo{}, &os.PathError{Op: "statx", Path: handle.Name(), Err: err}
@@ -96,7 +130,7 @@ func Stat(handle *os.File) (FileInfo, error) {
 }
 
 // StatAt tells what the entry of dir is, without following it where it is a link.
-func StatAt(dir *os.File, name string) (FileInfo, error) {
+func StatAt(dir Descriptor, name string) (FileInfo, error) {
 	info, err := statx(int(dir.Fd()), name, unix.AT_SYMLINK_NOFOLLOW)
 	if err != nil {
 		return FileInfo{}, &os.PathError{Op: "statx", Path: entry(dir, name), Err: err}
@@ -132,6 +166,37 @@ func statx(dirfd int, name string, flags int) (FileInfo, error) {
 	return info, nil
 }
 
+// ReadNames returns the names in a folder in no order.
+func ReadNames(path string) ([]string, error) {
+	dir, err := openAt(unix.AT_FDCWD, path, path, unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	var names []string
+	buffer := make([]byte, 8<<10)
+	for {
+		n, err := ignoringEINTR(func() (int, error) { return unix.ReadDirent(dir.fd, buffer) })
+		if err != nil {
+			return nil, &os.PathError{Op: "getdents64", Path: path, Err: err}
+		}
+		if n == 0 {
+			return names, nil
+		}
+		_, _, names = unix.ParseDirent(buffer[:n], -1, names)
+	}
+}
+
+// ReadLink returns the text of a symbolic link.
+func ReadLink(path string) (string, error) {
+	buffer := make([]byte, unix.PathMax)
+	n, err := unix.Readlink(path, buffer)
+	if err != nil {
+		return "", &os.PathError{Op: "readlink", Path: path, Err: err}
+	}
+	return string(buffer[:n]), nil
+}
+
 func fileType(mode uint32) fs.FileMode {
 	switch mode & unix.S_IFMT {
 	case unix.S_IFDIR:
@@ -151,14 +216,14 @@ func fileType(mode uint32) fs.FileMode {
 	}
 }
 
-func openAt(dirfd int, name, label string, flags int) (*os.File, error) {
+func openAt(dirfd int, name, label string, flags int) (*File, error) {
 	fd, err := ignoringEINTR(func() (int, error) {
 		return unix.Openat(dirfd, name, flags|unix.O_CLOEXEC, 0)
 	})
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: label, Err: err}
 	}
-	return os.NewFile(uintptr(fd), label), nil
+	return &File{fd, label}, nil
 }
 
 // ignoringEINTR repeats a call that a signal interrupted: the Go runtime
@@ -174,11 +239,11 @@ func ignoringEINTR(call func() (int, error)) (int, error) {
 
 // descriptorPath names the file behind a descriptor, whatever has become of the
 // path it was opened by (proc_pid_fd(5)).
-func descriptorPath(file *os.File) string {
+func descriptorPath(file Descriptor) string {
 	return "/proc/self/fd/" + strconv.Itoa(int(file.Fd()))
 }
 
-func entry(dir *os.File, name string) string { return dir.Name() + "/" + name }
+func entry(dir Descriptor, name string) string { return dir.Name() + "/" + name }
 
 // TypeName says in words what the type of a file is.
 func TypeName(fileType fs.FileMode) string {

@@ -19,7 +19,7 @@ const MaxLoopLabel = unix.LO_NAME_SIZE - 1
 // LoopConfig is what a loop device is set up with.
 type LoopConfig struct {
 	// Backing is the open file or block device that holds the data.
-	Backing *os.File
+	Backing Descriptor
 	// Label is the name that LoopLabel returns, of at most MaxLoopLabel bytes.
 	// The kernel keeps it and makes no use of it.
 	Label string
@@ -38,7 +38,7 @@ func FreeLoop() (uint32, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer control.Close() //nolint:errcheck // Nothing was written.
+	defer control.Close()
 	minor, err := ignoringEINTR(func() (int, error) {
 		return unix.IoctlRetInt(int(control.Fd()), unix.LOOP_CTL_GET_FREE)
 	})
@@ -50,7 +50,7 @@ func LoopPath(minor uint32) string { return "/dev/loop" + strconv.FormatUint(uin
 
 // ConfigureLoop sets up an open, free loop device in one step (LOOP_CONFIGURE,
 // Linux 5.8). Errors: EBUSY where another process took the device first.
-func ConfigureLoop(loop *os.File, config LoopConfig) error {
+func ConfigureLoop(loop Descriptor, config LoopConfig) error {
 	setup := unix.LoopConfig{Fd: uint32(config.Backing.Fd()), Size: config.BlockSize}
 	if config.ReadOnly {
 		setup.Info.Flags |= unix.LO_FLAGS_READ_ONLY
@@ -64,7 +64,7 @@ func ConfigureLoop(loop *os.File, config LoopConfig) error {
 
 // LoopLabel returns the label of an open loop device (LOOP_GET_STATUS64).
 // Errors: ENXIO where the device is not set up.
-func LoopLabel(loop *os.File) (string, error) {
+func LoopLabel(loop Descriptor) (string, error) {
 	var status unix.LoopInfo64
 	if err := ioctl(loop, unix.LOOP_GET_STATUS64, unsafe.Pointer(&status)); err != nil {
 		return "", os.NewSyscallError("ioctl LOOP_GET_STATUS64", err)
@@ -76,12 +76,12 @@ func LoopLabel(loop *os.File) (string, error) {
 // ClearLoop detaches an open loop device from its backing file (LOOP_CLR_FD),
 // or has the kernel do so when its last user closes it. Errors: ENXIO where it
 // is not set up.
-func ClearLoop(loop *os.File) error {
+func ClearLoop(loop Descriptor) error {
 	return os.NewSyscallError("ioctl LOOP_CLR_FD", ioctl(loop, unix.LOOP_CLR_FD, nil))
 }
 
 // RefreshLoop has an open loop device take over the present size of its backing
 // file (LOOP_SET_CAPACITY).
-func RefreshLoop(loop *os.File) error {
+func RefreshLoop(loop Descriptor) error {
 	return os.NewSyscallError("ioctl LOOP_SET_CAPACITY", ioctl(loop, unix.LOOP_SET_CAPACITY, nil))
 }

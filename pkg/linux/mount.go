@@ -21,7 +21,7 @@ import (
 //
 // Kernels before 5.12 lack mount_setattr(2); there mount(2) does the same,
 // except for the peer group. Errors: ENOENT where target was removed meanwhile.
-func BindFile(source, target *os.File) error {
+func BindFile(source, target Descriptor) error {
 	err := bindDetached(source, target)
 	// Container runtimes older than the calls deny them with EPERM.
 	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EPERM) {
@@ -31,7 +31,7 @@ func BindFile(source, target *os.File) error {
 }
 
 // bindDetached prepares the mount before anybody can see it.
-func bindDetached(source, target *os.File) error {
+func bindDetached(source, target Descriptor) error {
 	tree, err := unix.OpenTree(int(source.Fd()), "", unix.AT_EMPTY_PATH|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 	if err != nil {
 		return os.NewSyscallError("open_tree", err)
@@ -50,7 +50,7 @@ func bindDetached(source, target *os.File) error {
 
 // bindByPath is the way of kernels before 5.12. A mount made by mount(2) takes
 // its attributes in a second call only.
-func bindByPath(source, target *os.File) error {
+func bindByPath(source, target Descriptor) error {
 	from, to := descriptorPath(source), descriptorPath(target)
 	if err := unix.Mount(from, to, "", unix.MS_BIND, ""); err != nil {
 		return os.NewSyscallError("mount", err)
@@ -65,7 +65,7 @@ func bindByPath(source, target *os.File) error {
 // fails with EBUSY while the mount is in use; with lazy it takes the mount out
 // of sight at once and lets the kernel end it after its last user
 // (umount2(2), MNT_DETACH).
-func Unmount(dir *os.File, name string, lazy bool) error {
+func Unmount(dir Descriptor, name string, lazy bool) error {
 	flags := unix.UMOUNT_NOFOLLOW
 	if lazy {
 		flags |= unix.MNT_DETACH

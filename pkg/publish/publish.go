@@ -68,7 +68,7 @@ func (p *Publisher) mount(place place, device *blockdev.Device, target Target, r
 	if err != nil {
 		return fmt.Errorf("open the file at target_path: %w", err)
 	}
-	defer file.Close() //nolint:errcheck // A handle.
+	defer file.Close()
 	if err := linux.BindFile(device.Node(), file); err != nil {
 		return fmt.Errorf("mount %s on %s: %w", device, target.Path, err)
 	}

@@ -9,19 +9,25 @@ import (
 )
 
 // Publisher publishes devices on this node. Its methods may be called
-// concurrently for different volumes.
+// concurrently for different volumes and targets.
 type Publisher struct {
+	state  string
 	sysfs  blockdev.Sysfs
 	bootID string
 }
 
-// New returns the publisher of this node.
-func New(sysfs blockdev.Sysfs) (*Publisher, error) {
+// New returns the publisher of this node. It keeps its records in the folder
+// state, which it makes; the folder should be on a filesystem that does not
+// outlive the boot, such as /run, since no record does.
+func New(state string, sysfs blockdev.Sysfs) (*Publisher, error) {
 	// Different at each boot (random(4)): no record of an earlier one counts.
 	const bootIDFile = "/proc/sys/kernel/random/boot_id"
 	bootID, err := os.ReadFile(bootIDFile)
 	if err != nil {
 		return nil, fmt.Errorf("tell this boot from the last one: %w", err)
 	}
-	return &Publisher{sysfs: sysfs, bootID: strings.TrimSpace(string(bootID))}, nil
+	if err := os.MkdirAll(state, 0o700); err != nil {
+		return nil, fmt.Errorf("make the folder for records: %w", err)
+	}
+	return &Publisher{state: state, sysfs: sysfs, bootID: strings.TrimSpace(string(bootID))}, nil
 }

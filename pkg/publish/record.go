@@ -22,12 +22,13 @@ type Publication struct {
 	Arguments string
 }
 
-// staged says which device was staged, how, and in which boot.
+// staged says which device was staged, how, in which boot, and for which volume.
 type staged struct {
-	number linux.DeviceNumber
-	seq    uint64
-	mode   volume.AccessMode
-	bootID string
+	number   linux.DeviceNumber
+	seq      uint64
+	mode     volume.AccessMode
+	bootID   string
+	volumeID string
 }
 
 // isSame reports whether the device is the one that was staged: not merely the
@@ -40,11 +41,11 @@ func (s staged) isSame(device *blockdev.Device) bool {
 // hold any character.
 
 func (s staged) String() string {
-	return fmt.Sprintf("device=%s diskseq=%d mode=%s boot=%s", s.number, s.seq, s.mode, s.bootID)
+	return fmt.Sprintf("device=%s diskseq=%d mode=%s boot=%s volume=%s", s.number, s.seq, s.mode, s.bootID, s.volumeID)
 }
 
 func parseStaged(text string) (staged, error) {
-	values, err := fields(text, "device", "diskseq", "mode", "boot")
+	values, err := fields(text, "device", "diskseq", "mode", "boot", "volume")
 	if err != nil {
 		return staged{}, err
 	}
@@ -64,7 +65,7 @@ func parseStaged(text string) (staged, error) {
 		return staged{}, fmt.Errorf("record %q: %w", text, err)
 	}
 	number := linux.DeviceNumber{Major: uint32(numbers[0]), Minor: uint32(numbers[1])}
-	return staged{number, numbers[2], mode, values[3]}, nil
+	return staged{number, numbers[2], mode, values[3], values[4]}, nil
 }
 
 func (p Publication) String() string {

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"syscall"
 
@@ -26,7 +25,7 @@ func (t Target) owner() string { return t.VolumeID + "\x00" + t.Path }
 // place is an entry of an open folder, so that no link on the way to it can
 // change between two steps.
 type place struct {
-	dir  *os.File
+	dir  *linux.File
 	name string
 }
 
@@ -35,9 +34,7 @@ func openPlace(path string) (place, error) {
 	return place{dir, filepath.Base(path)}, err
 }
 
-func (p place) Close() {
-	p.dir.Close() //nolint:errcheck,gosec // A handle.
-}
+func (p place) Close() { p.dir.Close() }
 
 func (p place) path() string { return p.dir.Name() + "/" + p.name }
 

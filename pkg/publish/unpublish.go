@@ -12,7 +12,6 @@ import (
 	"github.com/rawblock-csi/rawblock-csi/pkg/blockdev"
 	"github.com/rawblock-csi/rawblock-csi/pkg/crashpoint"
 	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
-	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
 )
 
 // Unpublish takes the volume away from the target: every mount there, the file
@@ -24,6 +23,13 @@ import (
 // Errors: volume.ErrPrecondition where something else is at the target; it
 // loses nothing.
 func (p *Publisher) Unpublish(ctx context.Context, target Target) error {
+	if err := p.takeDown(ctx, target); err != nil {
+		return err
+	}
+	return p.records(target.VolumeID).remove(publicationRecord(target.Path))
+}
+
+func (p *Publisher) takeDown(ctx context.Context, target Target) error {
 	place, err := openPlace(target.Path)
 	if noFolder(err) {
 		return p.sysfs.ReleaseViews(target.owner())
@@ -36,10 +42,6 @@ func (p *Publisher) Unpublish(ctx context.Context, target Target) error {
 	if err != nil {
 		return err
 	}
-	if err := place.remove(); err != nil {
-		return err
-	}
-	crashpoint.Here("target file removed")
 	if !known {
 		return p.sysfs.ReleaseViews(target.owner())
 	}
@@ -52,21 +54,25 @@ func (p *Publisher) Unpublish(ctx context.Context, target Target) error {
 	return nil
 }
 
-// peel unmounts whatever is mounted at a place, one mount upon another, and
-// returns the loop devices that are views of the target. They are not known
-// where nothing is mounted, since an earlier call may have ended between the
-// unmount and the release of the view, or where a mount could not be looked into.
+// peel unmounts whatever is mounted at a place, one mount upon another, and then
+// removes the file below. It returns the loop devices that are views of the
+// target. They are not known where nothing is mounted, since an earlier call may
+// have ended between the unmount and the release of the view, or where a mount
+// could not be looked into.
 func (p *Publisher) peel(ctx context.Context, place place, target Target) (views []uint32, known bool, err error) {
-	logger := klog.FromContext(ctx).WithValues("target", target.Path, "volume", target.VolumeID)
+	logger := klog.FromContext(ctx).WithValues("target", target.Path)
 	for {
 		info, found, err := place.stat()
 		if err != nil {
 			return nil, false, fmt.Errorf("look at target_path: %w", err)
 		}
-		if !found || !info.MountRoot {
+		if !found {
 			return views, known, nil
 		}
-		isView, err := p.isView(place, info, target)
+		if !info.MountRoot {
+			return views, known, place.remove(info)
+		}
+		isView, err := isView(place, info, target)
 		if err != nil {
 			logger.Error(err, "Cannot look into the target, unmounting it all the same", "device", info.Device)
 		}
@@ -87,40 +93,30 @@ func (p *Publisher) peel(ctx context.Context, place place, target Target) (views
 }
 
 // isView reports whether what is mounted at a place is a view of the target.
-func (p *Publisher) isView(place place, info linux.FileInfo, target Target) (bool, error) {
+func isView(place place, info linux.FileInfo, target Target) (bool, error) {
 	if !info.IsBlockDevice() || info.Device.Major != linux.LoopMajor {
 		return false, nil
 	}
-	node, err := linux.OpenPathAt(place.dir, place.name)
-	if err != nil {
-		return false, fmt.Errorf("open what is published: %w", err)
-	}
 	// It must be closed again before the unmount, which it would keep busy.
-	device, err := blockdev.OpenNode(node, p.sysfs)
-	if errors.Is(err, volume.ErrNotFound) {
+	loop, err := linux.OpenDeviceAt(place.dir, place.name)
+	if blockdev.IsGone(err) {
 		return false, nil // The device has gone, and a view with it.
 	}
 	if err != nil {
-		return false, err
+		return false, fmt.Errorf("open what is published: %w", err)
 	}
-	defer device.Close()
-	return device.IsViewOf(target.owner())
+	defer loop.Close()
+	return blockdev.IsView(loop, target.owner())
 }
 
 // remove removes the file that a device was mounted on.
-func (p place) remove() error {
-	info, found, err := p.stat()
-	if err != nil {
-		return fmt.Errorf("look at target_path: %w", err)
-	}
-	if !found {
-		return nil
-	}
+func (p place) remove(info linux.FileInfo) error {
 	if !isPlain(info) {
 		return p.occupied(info)
 	}
 	if err := linux.RemoveFile(p.dir, p.name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove the file at target_path: %w", err)
 	}
+	crashpoint.Here("target file removed")
 	return nil
 }

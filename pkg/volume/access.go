@@ -38,10 +38,10 @@ func (m AccessMode) ReadOnly() bool {
 // one node: the rows MULTI_NODE and SINGLE_NODE_MULTI_WRITER of the table at
 // NodePublishVolume in the CSI specification.
 func (m AccessMode) MultiTarget() bool {
-	switch m {
-	case SingleNodeMultiWriter, MultiNodeReaderOnly, MultiNodeSingleWriter, MultiNodeMultiWriter:
-		return true
-	default:
-		return false
-	}
+	return m == SingleNodeMultiWriter || m.MultiNode()
+}
+
+// MultiNode reports whether several nodes may use a volume at once.
+func (m AccessMode) MultiNode() bool {
+	return m == MultiNodeReaderOnly || m == MultiNodeSingleWriter || m == MultiNodeMultiWriter
 }

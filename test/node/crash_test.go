@@ -29,13 +29,13 @@ func TestKilledBetweenAnyTwoSteps(t *testing.T) {
 			for name, after := range map[string]func(*life, *testing.T, int){"repeat": (*life).repeatFrom, "give up": (*life).giveUp} {
 				t.Run(fmt.Sprintf("readonly=%t/%d %s/%s", readOnly, i+1, point, name), func(t *testing.T) {
 					life := newLife(t, readOnly)
-					plugin := rig.Start(t, binary, life.kubeletDir, fmt.Sprintf("RAWBLOCK_CRASH_AT=%d", i+1))
+					plugin := rig.Start(t, binary, life.kubeletDir, life.stateDir, fmt.Sprintf("RAWBLOCK_CRASH_AT=%d", i+1))
 					killedAt := life.run(t, plugin.Plugin, 0)
 					plugin.Wait()
 					if killedAt == len(life.calls()) {
 						t.Fatal("the plugin was not killed")
 					}
-					life.connect(t, rig.Start(t, binary, life.kubeletDir).Plugin)
+					life.connect(t, rig.Start(t, binary, life.kubeletDir, life.stateDir).Plugin)
 					after(life, t, killedAt)
 					life.wantNothingLeft(t)
 				})
@@ -49,7 +49,7 @@ func countPoints(t *testing.T, binary string, readOnly bool) []string {
 	t.Helper()
 	trace := filepath.Join(t.TempDir(), "trace")
 	life := newLife(t, readOnly)
-	plugin := rig.Start(t, binary, life.kubeletDir, "RAWBLOCK_CRASH_TRACE="+trace)
+	plugin := rig.Start(t, binary, life.kubeletDir, life.stateDir, "RAWBLOCK_CRASH_TRACE="+trace)
 	if ended := life.run(t, plugin.Plugin, 0); ended != len(life.calls()) {
 		t.Fatalf("call %d failed", ended)
 	}
@@ -62,6 +62,7 @@ func countPoints(t *testing.T, binary string, readOnly bool) []string {
 // life is the life of one volume on a node.
 type life struct {
 	kubeletDir string
+	stateDir   string
 	disk       *rig.Disk
 	volume     *rig.Volume
 	target     string
@@ -69,7 +70,7 @@ type life struct {
 }
 
 func newLife(t *testing.T, readOnly bool) *life {
-	return &life{kubeletDir: rig.KubeletDir(t), disk: rig.NewDisk(t, rig.MiB), readOnly: readOnly}
+	return &life{kubeletDir: rig.KubeletDir(t), stateDir: rig.StateDir(t), disk: rig.NewDisk(t, rig.MiB), readOnly: readOnly}
 }
 
 func (l *life) connect(t *testing.T, plugin *rig.Plugin) {
@@ -124,6 +125,7 @@ func (l *life) wantNothingLeft(t *testing.T) {
 	t.Helper()
 	wantAbsent(t, l.target)
 	wantEmpty(t, l.volume.Staging)
+	wantEmpty(t, l.stateDir)
 	if views := viewsOf(t, l.disk); views != 0 {
 		t.Errorf("%d read-only views are left", views)
 	}
@@ -137,7 +139,7 @@ func TestStoppedAndStartedUnderAPod(t *testing.T) {
 	for _, readOnly := range []bool{false, true} {
 		t.Run(fmt.Sprintf("readonly=%t", readOnly), func(t *testing.T) {
 			life := newLife(t, readOnly)
-			first := rig.Start(t, binary, life.kubeletDir)
+			first := rig.Start(t, binary, life.kubeletDir, life.stateDir)
 			life.connect(t, first.Plugin)
 			rig.Must(t, life.calls()[0](rig.Context(t)))
 			rig.Must(t, life.calls()[1](rig.Context(t)))
@@ -146,7 +148,7 @@ func TestStoppedAndStartedUnderAPod(t *testing.T) {
 			if after := lstat(t, life.target); after != before {
 				t.Errorf("stopping the plugin changed the target: %+v, was %+v", after, before)
 			}
-			if ended := life.run(t, rig.Start(t, binary, life.kubeletDir).Plugin, 0); ended != len(life.calls()) {
+			if ended := life.run(t, rig.Start(t, binary, life.kubeletDir, life.stateDir).Plugin, 0); ended != len(life.calls()) {
 				t.Fatalf("call %d failed", ended)
 			}
 			life.wantNothingLeft(t)

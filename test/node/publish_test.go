@@ -90,6 +90,7 @@ func TestForeignTargetIsAnErrorThatLosesNothing(t *testing.T) {
 				t.Errorf("publish changed the target: %+v, was %+v", after, before)
 			}
 			wantCode(t, volume.Unpublish(ctx, target), test.unpublish)
+			defer func() { rig.Must(t, volume.Unstage(ctx)) }()
 			if test.unpublish == codes.OK {
 				wantAbsent(t, target)
 				return
@@ -117,7 +118,7 @@ func TestRequestsThatAreRefused(t *testing.T) {
 		"target elsewhere": {func(r *csi.NodePublishVolumeRequest) { r.TargetPath = "/etc/rawblock-test" }, codes.InvalidArgument},
 		"no folder":        {func(r *csi.NodePublishVolumeRequest) { r.TargetPath = plugin.KubeletDir + "/no/pod-1" }, codes.FailedPrecondition},
 		"no staging":       {func(r *csi.NodePublishVolumeRequest) { r.StagingTargetPath = "" }, codes.FailedPrecondition},
-		"staging missing":  {func(r *csi.NodePublishVolumeRequest) { r.StagingTargetPath += "-no" }, codes.FailedPrecondition},
+		"relative staging": {func(r *csi.NodePublishVolumeRequest) { r.StagingTargetPath = "x" }, codes.InvalidArgument},
 		"no capability":    {func(r *csi.NodePublishVolumeRequest) { r.VolumeCapability = nil }, codes.InvalidArgument},
 		"no access type":   {func(r *csi.NodePublishVolumeRequest) { r.VolumeCapability.AccessType = nil }, codes.InvalidArgument},
 		"no access mode":   {func(r *csi.NodePublishVolumeRequest) { r.VolumeCapability.AccessMode = nil }, codes.InvalidArgument},

@@ -21,7 +21,6 @@ func TestStageRequestsThatAreRefused(t *testing.T) {
 		"no volume":     {func(r *csi.NodeStageVolumeRequest) { r.VolumeId = "" }, codes.InvalidArgument},
 		"no path":       {func(r *csi.NodeStageVolumeRequest) { r.StagingTargetPath = "" }, codes.InvalidArgument},
 		"relative path": {func(r *csi.NodeStageVolumeRequest) { r.StagingTargetPath = "x" }, codes.InvalidArgument},
-		"path absent":   {func(r *csi.NodeStageVolumeRequest) { r.StagingTargetPath += "-no" }, codes.FailedPrecondition},
 		"no capability": {func(r *csi.NodeStageVolumeRequest) { r.VolumeCapability = nil }, codes.InvalidArgument},
 		"filesystem": {func(r *csi.NodeStageVolumeRequest) {
 			r.VolumeCapability.AccessType = &csi.VolumeCapability_Mount{Mount: &csi.VolumeCapability_MountVolume{}}
@@ -86,9 +85,11 @@ func TestPublishAfterReboot(t *testing.T) {
 	target := volume.Target(t, "pod-1")
 	t.Run("plain file at the staging path", func(t *testing.T) {
 		rig.Must(t, os.Remove(volume.Staging))
-		rig.Must(t, os.WriteFile(volume.Staging, nil, 0o600))
-		wantCode(t, volume.Publish(ctx, target), codes.FailedPrecondition)
-		wantAbsent(t, target)
+		rig.Must(t, os.WriteFile(volume.Staging, []byte("not a device"), 0o600))
+		rig.Must(t, volume.Publish(ctx, target))
+		wantDevice(t, target, disk)
+		rig.Must(t, volume.Unpublish(ctx, target))
+		rig.Must(t, volume.Unstage(ctx))
 		rig.Must(t, os.Remove(volume.Staging))
 		rig.Must(t, os.Mkdir(volume.Staging, 0o750))
 	})
@@ -102,15 +103,39 @@ func TestPublishAfterReboot(t *testing.T) {
 		rig.Must(t, os.Remove(foreign))
 	})
 	t.Run("records of the last boot", func(t *testing.T) {
-		rig.Must(t, os.Symlink("device=7:1048575 diskseq=1 mode=SINGLE_NODE_WRITER boot=another", volume.Staging+"/rawblock-device"))
-		rig.Must(t, os.Symlink("mode=SINGLE_NODE_WRITER readonly=true arguments=0 target="+target+"-old", volume.Staging+"/rawblock-publication-0"))
+		rig.Must(t, volume.Stage(ctx))
+		records, err := filepath.Glob(plugin.StateDir + "/*")
+		rig.Must(t, err)
+		if len(records) != 1 {
+			t.Fatalf("records %v", records)
+		}
+		rig.Must(t, os.Remove(records[0]+"/device"))
+		rig.Must(t, os.Symlink("device=7:1048575 diskseq=1 mode=SINGLE_NODE_WRITER boot=another volume=vol", records[0]+"/device"))
+		rig.Must(t, os.Symlink("mode=SINGLE_NODE_WRITER readonly=true arguments=0 target="+target+"-old", records[0]+"/publication-0"))
 		rig.Must(t, os.WriteFile(target, nil, 0o600))
 		rig.Must(t, volume.Publish(ctx, target))
 		wantDevice(t, target, disk)
 		rig.Must(t, volume.Unpublish(ctx, target))
 		rig.Must(t, volume.Unstage(ctx))
-		wantEmpty(t, volume.Staging)
+		wantEmpty(t, plugin.StateDir)
 	})
+}
+
+// Azure kubernetes-volume-drivers #117: one disk, two users at once.
+func TestTwoVolumesOnOneDevice(t *testing.T) {
+	plugin, disk, ctx := rig.NewPlugin(t), rig.NewDisk(t, 8*rig.MiB), rig.Context(t)
+	first, second := plugin.NewVolume(t, "vol-1", disk.Path), plugin.NewVolume(t, "vol-2", disk.Path)
+	rig.Must(t, first.Stage(ctx))
+	wantCode(t, second.Stage(ctx), codes.FailedPrecondition)
+	wantCode(t, second.Publish(ctx, second.Target(t, "pod-1")), codes.FailedPrecondition)
+	rig.Must(t, first.Unstage(ctx))
+	rig.Must(t, second.Stage(ctx))
+	rig.Must(t, second.Unstage(ctx))
+	// What several nodes share, several volumes may share as well.
+	first.Mode = csi.VolumeCapability_AccessMode_MULTI_NODE_MULTI_WRITER
+	second.Mode = csi.VolumeCapability_AccessMode_MULTI_NODE_READER_ONLY
+	rig.Must(t, first.Stage(ctx))
+	rig.Must(t, second.Stage(ctx))
 }
 
 // Device names change over a reboot (cloud-provider-openstack #679, hwameistor
@@ -143,7 +168,7 @@ func TestStats(t *testing.T) {
 	rig.Must(t, os.WriteFile(plain, nil, 0o600))
 	for path, want := range map[string]codes.Code{
 		target: codes.OK, global: codes.OK, volume.Staging: codes.OK,
-		plain: codes.NotFound, folder: codes.NotFound, target + "-no": codes.NotFound, "relative": codes.NotFound, disk.Path: codes.NotFound,
+		plain: codes.NotFound, target + "-no": codes.NotFound, "relative": codes.NotFound, disk.Path: codes.NotFound,
 		"": codes.InvalidArgument,
 	} {
 		response, err := plugin.NodeGetVolumeStats(ctx, &csi.NodeGetVolumeStatsRequest{VolumeId: volume.ID, VolumePath: path})

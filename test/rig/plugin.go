@@ -30,6 +30,8 @@ type Plugin struct {
 	Socket string
 	// KubeletDir is the kubelet directory.
 	KubeletDir string
+	// StateDir is the folder of its records.
+	StateDir string
 }
 
 // NewPlugin serves the plugin from this process, until the test ends. Volumes
@@ -43,11 +45,14 @@ func NewPlugin(t testing.TB) *Plugin {
 		NodeID:     NodeID,
 		Version:    "test",
 		KubeletDir: kubeletDir,
+		StateDir:   StateDir(t),
 		Devices:    static.New([]string{"/dev/loop*"}, sysfs),
 		Sysfs:      sysfs,
 	}
 	Serve(t, options)
-	return Connect(t, options.Endpoint, kubeletDir)
+	plugin := Connect(t, options.Endpoint, kubeletDir)
+	plugin.StateDir = options.StateDir
+	return plugin
 }
 
 // Serve runs a plugin in this process until the test ends.
@@ -73,7 +78,7 @@ func Connect(t testing.TB, socket, kubeletDir string) *Plugin {
 		grpc.WithDefaultCallOptions(grpc.WaitForReady(true)))
 	Must(t, err)
 	t.Cleanup(func() { conn.Close() })
-	return &Plugin{csi.NewIdentityClient(conn), csi.NewNodeClient(conn), socket, kubeletDir}
+	return &Plugin{IdentityClient: csi.NewIdentityClient(conn), NodeClient: csi.NewNodeClient(conn), Socket: socket, KubeletDir: kubeletDir}
 }
 
 // Volume is one volume of a plugin, with its paths as kubelet chooses them.

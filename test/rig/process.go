@@ -28,15 +28,15 @@ type Process struct {
 	log     bytes.Buffer
 }
 
-// Start runs the plugin's binary with a kubelet directory and additional
-// environment variables. Volumes may name loop devices. It is killed with the test.
-func Start(t testing.TB, binary, kubeletDir string, environment ...string) *Process {
+// Start runs the plugin's binary with a kubelet directory, a state directory and
+// additional environment variables. Volumes may name loop devices. It is killed with the test.
+func Start(t testing.TB, binary, kubeletDir, stateDir string, environment ...string) *Process {
 	t.Helper()
 	folder := t.TempDir()
 	config, socket := filepath.Join(folder, "config.yaml"), filepath.Join(kubeletDir, "csi.sock")
 	Must(t, os.WriteFile(config, []byte("devices: {allow: [/dev/loop*]}\n"), 0o600))
 	process := &Process{command: exec.Command(binary, //nolint:noctx // Kill ends it, at the point that the test wants.
-		"--endpoint="+socket, "--node-id="+NodeID, "--kubelet-dir="+kubeletDir, "--config="+config)}
+		"--endpoint="+socket, "--node-id="+NodeID, "--kubelet-dir="+kubeletDir, "--state-dir="+stateDir, "--config="+config)}
 	process.command.Env = append(os.Environ(), environment...)
 	process.command.Stderr = &process.log
 	Must(t, process.command.Start())

@@ -65,6 +65,16 @@ func KubeletDir(t testing.TB) string {
 	return dir
 }
 
+// StateDir makes a state directory on a tmpfs, as /run is on a node.
+func StateDir(t testing.TB) string {
+	t.Helper()
+	RequireRoot(t)
+	dir := t.TempDir()
+	Must(t, unix.Mount("rawblock-test", dir, "tmpfs", 0, ""))
+	t.Cleanup(func() { Must(t, unix.Unmount(dir, unix.MNT_DETACH)) })
+	return dir
+}
+
 // UnmountAll unmounts everything at and below path, lazily.
 func UnmountAll(t testing.TB, path string) {
 	t.Helper()

@@ -1,0 +1,159 @@
+package publish
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/rawblock-csi/rawblock-csi/pkg/crashpoint"
+	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
+	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
+)
+
+// The names of the records in the folder of a volume.
+const (
+	stagedRecord      = "device"
+	publicationPrefix = "publication-"
+)
+
+// records are what is recorded of one volume.
+type records struct{ folder string }
+
+func (p *Publisher) records(volumeID string) records {
+	return records{filepath.Join(p.state, shortHash(volumeID))}
+}
+
+func publicationRecord(target string) string { return publicationPrefix + shortHash(target) }
+
+// shortHash stands for a text in a file name.
+func shortHash(text string) string {
+	hash := sha256.Sum256([]byte(text))
+	return hex.EncodeToString(hash[:16])
+}
+
+// staged returns the record of the staged device. One of an earlier boot does
+// not count: device and sequence numbers begin anew.
+func (r records) staged(bootID string) (record staged, found bool, err error) {
+	text, err := linux.ReadLink(filepath.Join(r.folder, stagedRecord))
+	if errors.Is(err, fs.ErrNotExist) {
+		return staged{}, false, nil
+	}
+	if err != nil {
+		return staged{}, false, fmt.Errorf("read what is staged: %w", err)
+	}
+	record, err = parseStaged(text)
+	if err != nil {
+		return staged{}, false, err
+	}
+	return record, record.bootID == bootID, nil
+}
+
+// publications returns what is published of the volume, and removes the records
+// of what no longer is.
+func (r records) publications() ([]Publication, error) {
+	names, err := readNames(r.folder)
+	if err != nil {
+		return nil, fmt.Errorf("read what is published: %w", err)
+	}
+	var live []Publication
+	for _, name := range names {
+		if !strings.HasPrefix(name, publicationPrefix) {
+			continue
+		}
+		text, err := linux.ReadLink(filepath.Join(r.folder, name))
+		if err != nil {
+			return nil, fmt.Errorf("read what is published: %w", err)
+		}
+		publication, err := parsePublication(text)
+		if err != nil {
+			return nil, err
+		}
+		published, err := publication.isLive()
+		if err != nil {
+			return nil, err
+		}
+		if published {
+			live = append(live, publication)
+		} else if err := r.remove(name); err != nil {
+			return nil, err
+		}
+	}
+	return live, nil
+}
+
+// isLive reports whether a device is mounted at the target.
+func (p Publication) isLive() (bool, error) {
+	place, err := openPlace(p.Target)
+	if noFolder(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("open the folder of target_path: %w", err)
+	}
+	defer place.Close()
+	info, found, err := place.stat()
+	if err != nil {
+		return false, fmt.Errorf("look at target_path: %w", err)
+	}
+	return found && isPublished(info), nil
+}
+
+// write makes a record in place of one with that name. A crash on the way leaves
+// none, which is what a repeated call expects.
+func (r records) write(name, text string) error {
+	path := filepath.Join(r.folder, name)
+	err := os.Symlink(text, path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		if err := os.Mkdir(r.folder, 0o700); err != nil {
+			return fmt.Errorf("make the folder for the records of a volume: %w", err)
+		}
+		crashpoint.Here("folder for records made")
+		err = os.Symlink(text, path)
+	case errors.Is(err, fs.ErrExist):
+		if err := r.remove(name); err != nil {
+			return err
+		}
+		err = os.Symlink(text, path)
+	}
+	if errors.Is(err, syscall.ENAMETOOLONG) {
+		return fmt.Errorf("%w: the volume_id or target_path is too long to be recorded: %w", volume.ErrInvalid, err)
+	}
+	if err != nil {
+		return fmt.Errorf("write record: %w", err)
+	}
+	crashpoint.Here("record written")
+	return nil
+}
+
+func (r records) remove(name string) error {
+	if err := syscall.Unlink(filepath.Join(r.folder, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove record %s of %s: %w", name, r.folder, err)
+	}
+	crashpoint.Here("record removed")
+	return nil
+}
+
+// removeAll forgets the volume.
+func (r records) removeAll() error {
+	if err := os.RemoveAll(r.folder); err != nil {
+		return fmt.Errorf("remove the records of a volume: %w", err)
+	}
+	crashpoint.Here("records removed")
+	return nil
+}
+
+// readNames returns the names in a folder, none where there is no such folder.
+func readNames(path string) ([]string, error) {
+	names, err := linux.ReadNames(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return names, err
+}
