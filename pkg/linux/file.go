@@ -174,7 +174,7 @@ func ReadNames(path string) ([]string, error) {
 	}
 	defer dir.Close()
 	var names []string
-	buffer := make([]byte, 8<<10)
+	buffer := make([]byte, 2<<10)
 	for {
 		n, err := ignoringEINTR(func() (int, error) { return unix.ReadDirent(dir.fd, buffer) })
 		if err != nil {
@@ -189,12 +189,17 @@ func ReadNames(path string) ([]string, error) {
 
 // ReadLink returns the text of a symbolic link.
 func ReadLink(path string) (string, error) {
-	buffer := make([]byte, unix.PathMax)
-	n, err := unix.Readlink(path, buffer)
-	if err != nil {
-		return "", &os.PathError{Op: "readlink", Path: path, Err: err}
+	// Most texts fit the first time; PATH_MAX bounds them all.
+	for size := 512; ; size = unix.PathMax {
+		buffer := make([]byte, size)
+		n, err := unix.Readlink(path, buffer)
+		if err != nil {
+			return "", &os.PathError{Op: "readlink", Path: path, Err: err}
+		}
+		if n < size || size == unix.PathMax {
+			return string(buffer[:n]), nil
+		}
 	}
-	return string(buffer[:n]), nil
 }
 
 func fileType(mode uint32) fs.FileMode {
