@@ -46,9 +46,9 @@ func hashArguments(contexts ...map[string]string) string {
 			if strings.HasPrefix(key, "csi.storage.k8s.io/") {
 				continue
 			}
-			fmt.Fprintf(hash, "%q=%q\n", key, values[key])
+			hash.Write(fmt.Appendf(nil, "%q=%q\n", key, values[key]))
 		}
-		fmt.Fprintln(hash)
+		hash.Write([]byte("\n"))
 	}
 	return hex.EncodeToString(hash.Sum(nil)[:8])
 }

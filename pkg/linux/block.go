@@ -36,9 +36,9 @@ func BlockReadOnly(device Descriptor) (bool, error) {
 // LogicalBlockSize returns the smallest unit of I/O of an open block device in
 // bytes (BLKSSZGET).
 func LogicalBlockSize(device Descriptor) (uint32, error) {
-	var bytes int32
+	var bytes uint32
 	err := ioctl(device, unix.BLKSSZGET, unsafe.Pointer(&bytes))
-	return uint32(bytes), os.NewSyscallError("ioctl BLKSSZGET", err)
+	return bytes, os.NewSyscallError("ioctl BLKSSZGET", err)
 }
 
 func ioctl(file Descriptor, request uint, arg unsafe.Pointer) error {

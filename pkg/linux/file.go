@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,6 +18,20 @@ type DeviceNumber struct {
 // String returns MAJOR:MINOR, the name of the device below /sys/dev/block.
 func (n DeviceNumber) String() string {
 	return fmt.Sprintf("%d:%d", n.Major, n.Minor)
+}
+
+// ParseDeviceNumber reads MAJOR:MINOR.
+func ParseDeviceNumber(text string) (DeviceNumber, error) {
+	majorText, minorText, _ := strings.Cut(text, ":")
+	major, err := strconv.ParseUint(majorText, 10, 32)
+	if err != nil {
+		return DeviceNumber{}, fmt.Errorf("device number %q: %w", text, err)
+	}
+	minor, err := strconv.ParseUint(minorText, 10, 32)
+	if err != nil {
+		return DeviceNumber{}, fmt.Errorf("device number %q: %w", text, err)
+	}
+	return DeviceNumber{uint32(major), uint32(minor)}, nil
 }
 
 // Descriptor is an open file, such as *File or *os.File. It must stay open during

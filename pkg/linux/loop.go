@@ -51,7 +51,7 @@ func LoopPath(minor uint32) string { return "/dev/loop" + strconv.FormatUint(uin
 // ConfigureLoop sets up an open, free loop device in one step (LOOP_CONFIGURE,
 // Linux 5.8). Errors: EBUSY where another process took the device first.
 func ConfigureLoop(loop Descriptor, config LoopConfig) error {
-	setup := unix.LoopConfig{Fd: uint32(config.Backing.Fd()), Size: config.BlockSize}
+	setup := unix.LoopConfig{Fd: uint32(config.Backing.Fd()), Size: config.BlockSize} //nolint:gosec // Descriptors are int in the kernel.
 	if config.ReadOnly {
 		setup.Info.Flags |= unix.LO_FLAGS_READ_ONLY
 	}

@@ -49,23 +49,19 @@ func parseStaged(text string) (staged, error) {
 	if err != nil {
 		return staged{}, err
 	}
-	major, minor, _ := strings.Cut(values[0], ":")
-	numbers := make([]uint64, 3)
-	for i, digits := range []struct {
-		text string
-		bits int
-	}{{major, 32}, {minor, 32}, {values[1], 64}} {
-		numbers[i], err = strconv.ParseUint(digits.text, 10, digits.bits)
-		if err != nil {
-			return staged{}, fmt.Errorf("record %q: %w", text, err)
-		}
+	number, err := linux.ParseDeviceNumber(values[0])
+	if err != nil {
+		return staged{}, fmt.Errorf("record %q: %w", text, err)
+	}
+	seq, err := strconv.ParseUint(values[1], 10, 64)
+	if err != nil {
+		return staged{}, fmt.Errorf("record %q: %w", text, err)
 	}
 	mode, err := volume.ParseAccessMode(values[2])
 	if err != nil {
 		return staged{}, fmt.Errorf("record %q: %w", text, err)
 	}
-	number := linux.DeviceNumber{Major: uint32(numbers[0]), Minor: uint32(numbers[1])}
-	return staged{number, numbers[2], mode, values[3], values[4]}, nil
+	return staged{number, seq, mode, values[3], values[4]}, nil
 }
 
 func (p Publication) String() string {

@@ -31,9 +31,8 @@ func TestKilledBetweenAnyTwoSteps(t *testing.T) {
 					life := newLife(t, readOnly)
 					plugin := rig.Start(t, binary, life.kubeletDir, life.stateDir, fmt.Sprintf("RAWBLOCK_CRASH_AT=%d", i+1))
 					killedAt := life.run(t, plugin.Plugin, 0)
-					plugin.Wait()
-					if killedAt == len(life.calls()) {
-						t.Fatal("the plugin was not killed")
+					if log := plugin.Kill(); killedAt == len(life.calls()) {
+						t.Fatalf("the plugin was not killed: %s", log)
 					}
 					life.connect(t, rig.Start(t, binary, life.kubeletDir, life.stateDir).Plugin)
 					after(life, t, killedAt)

@@ -40,15 +40,16 @@ func Start(t testing.TB, binary, kubeletDir, stateDir string, environment ...str
 	process.command.Env = append(os.Environ(), environment...)
 	process.command.Stderr = &process.log
 	Must(t, process.command.Start())
-	t.Cleanup(process.Kill)
+	t.Cleanup(func() { process.Kill() })
 	process.Plugin = Connect(t, socket, kubeletDir)
 	return process
 }
 
-// Kill ends the plugin as kill -9 does.
-func (p *Process) Kill() {
+// Kill ends the plugin as kill -9 does, if it still runs, and returns what it logged.
+func (p *Process) Kill() string {
 	p.command.Process.Kill() //nolint:errcheck // It may have ended by itself.
 	p.command.Wait()         //nolint:errcheck // It says that it was killed.
+	return p.log.String()
 }
 
 // Stop ends the plugin with SIGTERM and returns how it ended.
@@ -57,10 +58,4 @@ func (p *Process) Stop() error {
 		return err
 	}
 	return p.command.Wait()
-}
-
-// Wait waits for the plugin to end and returns what it logged.
-func (p *Process) Wait() string {
-	p.command.Wait() //nolint:errcheck // It says that it was killed.
-	return p.log.String()
 }

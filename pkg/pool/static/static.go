@@ -77,7 +77,7 @@ func (p *Pool) Open(_ context.Context, attributes map[string]string) (*blockdev.
 // resolve returns the path without links of the device that may be named path.
 func (p *Pool) resolve(path string) (string, error) {
 	if path == "" {
-		return "", fmt.Errorf("%w: volumeAttributes.%s is missing; set it to a stable path of the disk such as /dev/disk/by-id/...",
+		return "", fmt.Errorf("%w: volumeAttributes.%s is missing; set it to a stable path of the disk, one below /dev/disk/by-id",
 			volume.ErrInvalid, DeviceAttribute)
 	}
 	if !filepath.IsAbs(path) || filepath.Clean(path) != path {

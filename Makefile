@@ -1,0 +1,75 @@
+# Run `make` to see what there is.
+.DEFAULT_GOAL := help
+
+BIN     := $(CURDIR)/bin
+VERSION ?= $(shell git describe --always --dirty 2>/dev/null || echo unknown)
+IMAGE   ?= ghcr.io/rawblock-csi/rawblock-csi:$(VERSION)
+
+# How long `make fuzz` looks at each target, and how often `make bench` measures.
+FUZZTIME  ?= 10s
+BENCHTIME ?= 60x
+
+# Extra flags for `make test`, such as -run=TestX.
+TESTFLAGS ?=
+
+TOOLS := $(BIN)/golangci-lint $(BIN)/gofumpt $(BIN)/govulncheck
+
+.PHONY: help
+help: ## Show this help.
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 10
+
+.PHONY: deps
+deps:
+	@hack/deps.sh
+
+.PHONY: build
+build: ## Build the static binary bin/rawblock-csi.
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $(BIN)/ ./cmd/...
+
+.PHONY: test
+test: deps ## Run the tests, as root: they use real devices, mounts and containers.
+	go test -race -count=1 $(TESTFLAGS) ./...
+	go test -tags crashpoints -count=1 $(TESTFLAGS) ./pkg/crashpoint
+	cd deploy && go test -count=1 $(TESTFLAGS) ./...
+
+.PHONY: demo
+demo: deps build ## Give a disk to a real container, and explain each step. As root.
+	go run ./hack/demo -plugin $(BIN)/rawblock-csi
+
+.PHONY: bench
+bench: deps ## Measure publish and unpublish beside a server that does nothing. As root.
+	go test ./test/bench -run='^$$' -bench=. -benchtime=$(BENCHTIME)
+
+.PHONY: fuzz
+fuzz: ## Fuzz every parser for FUZZTIME each.
+	hack/fuzz.sh $(FUZZTIME)
+
+.PHONY: lint
+lint: $(TOOLS) ## Run the linters.
+	$(BIN)/golangci-lint run ./...
+	cd deploy && $(BIN)/golangci-lint run --config ../.golangci.yml ./...
+
+.PHONY: fmt
+fmt: $(TOOLS) ## Format the code.
+	$(BIN)/gofumpt -w cmd pkg test hack deploy
+
+.PHONY: verify
+verify: lint ## Check all that CI checks beside the tests.
+	@out=$$($(BIN)/gofumpt -l cmd pkg test hack deploy); [ -z "$$out" ] || { echo "Not formatted, run make fmt: $$out"; exit 1; }
+	go mod tidy -diff
+	cd deploy && go mod tidy -diff
+	cd hack/tools && go mod tidy -diff
+	hack/check-walls.sh $(BIN)/golangci-lint
+	hack/vulncheck.sh $(BIN)/govulncheck
+
+.PHONY: image
+image: ## Build the container image for this machine's architecture. Needs Docker.
+	docker build --build-arg VERSION=$(VERSION) -t $(IMAGE) .
+
+.PHONY: clean
+clean: ## Remove what was built.
+	rm -rf $(BIN)
+
+$(TOOLS): hack/tools/go.mod
+	cd hack/tools && GOBIN=$(BIN) go install tool
+	@touch $(TOOLS)

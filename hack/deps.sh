@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Installs what the tests and the demo need and a fresh Debian machine lacks.
+set -euo pipefail
+
+# A command, and the Debian package that has it.
+needs=(
+  "runc runc"
+  "busybox busybox-static" # static: it is all there is in a test container
+  "losetup mount"          # kubelet runs it on what is published
+  "mkfs.ext4 e2fsprogs"
+  "gcc gcc"                # for the race detector
+)
+
+missing=()
+for need in "${needs[@]}"; do
+  read -r command package <<<"$need"
+  command -v "$command" >/dev/null || missing+=("$package")
+done
+[[ -e /usr/include/stdlib.h ]] || missing+=(libc6-dev)
+((${#missing[@]})) || exit 0
+
+echo "Missing: ${missing[*]}"
+if ((EUID != 0)) || ! command -v apt-get >/dev/null; then
+  echo "Install them, or run this as root on Debian." >&2
+  exit 1
+fi
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -q
+apt-get install -qy --no-install-recommends "${missing[@]}"
