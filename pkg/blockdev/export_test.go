@@ -1,0 +1,7 @@
+package blockdev
+
+var (
+	ExplainClaim    = Sysfs.explainClaim
+	ParseUnitSerial = parseUnitSerial
+	ViewLabel       = viewLabel
+)
