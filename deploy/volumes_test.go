@@ -1,0 +1,143 @@
+package deploy_test
+
+import (
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/yaml"
+)
+
+// topologyKey is the label that the plugin gives to its node.
+const topologyKey = "topology.rawblock.dev/node"
+
+// attributes are the keys of volumeAttributes that the plugin reads.
+var attributes = []string{"device", "wwid", "serial", "size"}
+
+func TestPersistentVolumes(t *testing.T) {
+	handles := map[string]bool{}
+	for _, pv := range all[corev1.PersistentVolume](load(t, examples)) {
+		t.Run(pv.Name, func(t *testing.T) {
+			spec := pv.Spec
+			if spec.CSI == nil || spec.CSI.Driver != driverName {
+				t.Fatalf("it is not of the driver %s", driverName)
+			}
+			if handles[spec.CSI.VolumeHandle] {
+				t.Errorf("volumeHandle %q is taken", spec.CSI.VolumeHandle)
+			}
+			handles[spec.CSI.VolumeHandle] = true
+			if spec.VolumeMode == nil || *spec.VolumeMode != corev1.PersistentVolumeBlock {
+				t.Error("volumeMode is not Block")
+			}
+			if spec.PersistentVolumeReclaimPolicy != corev1.PersistentVolumeReclaimRetain {
+				t.Error("the reclaim policy is not Retain")
+			}
+			for key := range spec.CSI.VolumeAttributes {
+				if !slices.Contains(attributes, key) {
+					t.Errorf("the plugin does not read volumeAttributes.%s", key)
+				}
+			}
+			checkAllowed(t, spec.CSI.VolumeAttributes["device"])
+			checkAffinity(t, spec.NodeAffinity)
+		})
+	}
+}
+
+// checkAllowed sees that the configuration that is deployed allows the device.
+func checkAllowed(t *testing.T, device string) {
+	t.Helper()
+	var config struct {
+		Devices struct{ Allow []string }
+	}
+	text := the[corev1.ConfigMap](t, load(t, base)).Data["config.yaml"]
+	if err := yaml.Unmarshal([]byte(text), &config); err != nil {
+		t.Fatal(err)
+	}
+	for _, pattern := range config.Devices.Allow {
+		if matched, err := filepath.Match(pattern, device); err == nil && matched {
+			return
+		}
+	}
+	t.Errorf("%q is not in devices.allow %q", device, config.Devices.Allow)
+}
+
+func checkAffinity(t *testing.T, affinity *corev1.VolumeNodeAffinity) {
+	t.Helper()
+	if affinity == nil || affinity.Required == nil || len(affinity.Required.NodeSelectorTerms) != 1 {
+		t.Fatal("nodeAffinity does not name one node")
+	}
+	got := affinity.Required.NodeSelectorTerms[0].MatchExpressions
+	want := []corev1.NodeSelectorRequirement{{Key: topologyKey, Operator: corev1.NodeSelectorOpIn, Values: []string{"node-1"}}}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("nodeAffinity (-want +got):\n%s", diff)
+	}
+}
+
+// A volume and its claim name each other, so that neither can be bound to
+// anything else.
+func TestClaimsBindToTheirVolumes(t *testing.T) {
+	objects := load(t, examples)
+	volumes := map[string]corev1.PersistentVolumeSpec{}
+	for _, pv := range all[corev1.PersistentVolume](objects) {
+		volumes[pv.Name] = pv.Spec
+	}
+	claims := all[corev1.PersistentVolumeClaim](objects)
+	if len(claims) != len(volumes) {
+		t.Errorf("there are %d claims and %d volumes", len(claims), len(volumes))
+	}
+	for _, claim := range claims {
+		volume, ok := volumes[claim.Spec.VolumeName]
+		if !ok {
+			t.Errorf("claim %s: there is no volume %q", claim.Name, claim.Spec.VolumeName)
+			continue
+		}
+		if ref := volume.ClaimRef; ref == nil || ref.Namespace != claim.Namespace || ref.Name != claim.Name {
+			t.Errorf("claim %s: the volume is for %v", claim.Name, ref)
+		}
+		// Only an empty class says that it is no class; nil is the default class.
+		if class := claim.Spec.StorageClassName; class == nil || *class != volume.StorageClassName {
+			t.Errorf("claim %s: storageClassName is not that of the volume", claim.Name)
+		}
+		if diff := cmp.Diff(volume.AccessModes, claim.Spec.AccessModes); diff != "" {
+			t.Errorf("claim %s: accessModes (-volume +claim):\n%s", claim.Name, diff)
+		}
+		if diff := cmp.Diff(volume.VolumeMode, claim.Spec.VolumeMode); diff != "" {
+			t.Errorf("claim %s: volumeMode (-volume +claim):\n%s", claim.Name, diff)
+		}
+		if claim.Spec.Resources.Requests.Storage().Cmp(*volume.Capacity.Storage()) > 0 {
+			t.Errorf("claim %s asks for more than the volume has", claim.Name)
+		}
+	}
+}
+
+// A pod uses its claim as a device, and only reads a volume that is only for reading.
+func TestPodsUseTheirClaims(t *testing.T) {
+	objects := load(t, examples)
+	modes := map[string][]corev1.PersistentVolumeAccessMode{}
+	for _, claim := range all[corev1.PersistentVolumeClaim](objects) {
+		modes[claim.Namespace+"/"+claim.Name] = claim.Spec.AccessModes
+	}
+	for _, pod := range all[corev1.Pod](objects) {
+		devices := map[string]bool{}
+		for _, container := range pod.Spec.Containers {
+			for _, device := range container.VolumeDevices {
+				devices[device.Name] = true
+			}
+		}
+		for _, volume := range pod.Spec.Volumes {
+			source := volume.PersistentVolumeClaim
+			mode, ok := modes[pod.Namespace+"/"+source.ClaimName]
+			if !ok {
+				t.Errorf("pod %s: there is no claim %s", pod.Name, source.ClaimName)
+			}
+			if !devices[volume.Name] {
+				t.Errorf("pod %s: no container has the volume %s as a device", pod.Name, volume.Name)
+			}
+			if readOnly := slices.Contains(mode, corev1.ReadOnlyMany); readOnly != source.ReadOnly {
+				t.Errorf("pod %s: readOnly is %t, but the access mode of the claim is %v", pod.Name, source.ReadOnly, mode)
+			}
+		}
+	}
+}
