@@ -7,7 +7,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
@@ -151,10 +153,12 @@ func TestTwoPluginsOnOneSocket(t *testing.T) {
 // What is under way when the plugin is told to stop ends well.
 func TestStopLetsRunningCallsEnd(t *testing.T) {
 	options, disk := newOptions(t), rig.NewDisk(t, rig.MiB)
-	entered, release := make(chan struct{}), make(chan struct{})
+	entered, released := make(chan struct{}), make(chan struct{})
+	release := sync.OnceFunc(func() { close(released) })
+	defer release()
 	options.Devices = openFunc(func(map[string]string) (*blockdev.Device, error) {
 		close(entered)
-		<-release
+		<-released
 		return blockdev.Open(disk.Path, options.Sysfs)
 	})
 	rig.Must(t, os.Mkdir(options.KubeletDir+"/staging", 0o700))
@@ -175,12 +179,12 @@ func TestStopLetsRunningCallsEnd(t *testing.T) {
 	}
 	select {
 	case err := <-plugin.ended:
-		t.Errorf("it ended before the call did: %v", err)
+		t.Fatalf("it ended before the call did: %v", err)
 	case err := <-answer:
-		t.Errorf("the call was cut off: %v", err)
-	default:
+		t.Fatalf("the call was cut off: %v", err)
+	case <-time.After(200 * time.Millisecond): // Time enough to do either.
 	}
-	close(release)
+	release()
 	rig.Must(t, <-answer)
 	rig.Must(t, <-plugin.ended)
 }

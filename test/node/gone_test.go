@@ -87,7 +87,7 @@ func TestNumberReusedBetweenStageAndPublish(t *testing.T) {
 	target := volume.Target(t, "pod-1")
 	rig.Must(t, volume.Stage(ctx))
 	rig.Must(t, volume.Publish(ctx, target))
-	plugInto(t, other, disk)
+	other.TakePlaceOf(t, disk)
 
 	wantCode(t, volume.Publish(ctx, target), codes.FailedPrecondition)
 	wantCode(t, volume.Stage(ctx), codes.FailedPrecondition)
@@ -98,19 +98,6 @@ func TestNumberReusedBetweenStageAndPublish(t *testing.T) {
 	rig.Must(t, volume.Publish(ctx, target))
 	rig.Must(t, volume.Unpublish(ctx, target))
 	rig.Must(t, volume.Unstage(ctx))
-}
-
-// plugInto puts the disk where another one is: same name, same number.
-func plugInto(t *testing.T, disk, place *rig.Disk) {
-	t.Helper()
-	minor, backing := place.Minor, disk.Backing
-	disk.Pull(t)
-	place.Detach(t)
-	place.Backing = backing
-	place.Plug(t, 512)
-	if place.Minor != minor {
-		t.Skipf("SKIPPED: the kernel gave loop device %d, not %d again", place.Minor, minor)
-	}
 }
 
 // longhorn #2474: pods stuck in Terminating, resource busy.

@@ -148,7 +148,7 @@ func TestSwappedNames(t *testing.T) {
 	volume.Context["size"] = "8Mi"
 	rig.Must(t, volume.Stage(ctx))
 	rig.Must(t, volume.Unstage(ctx))
-	plugInto(t, large, small)
+	large.TakePlaceOf(t, small)
 	wantCode(t, volume.Stage(ctx), codes.FailedPrecondition)
 	wantEmpty(t, volume.Staging)
 }

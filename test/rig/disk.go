@@ -49,23 +49,40 @@ func NewDiskWithBlockSize(t testing.TB, size int64, blockSize uint32) *Disk {
 // Plug attaches the disk, to a loop device that may be another than before.
 func (d *Disk) Plug(t testing.TB, blockSize uint32) {
 	t.Helper()
-	file, err := os.OpenFile(d.Backing, os.O_RDWR, 0)
-	Must(t, err)
-	defer file.Close()
 	for {
 		minor, err := linux.FreeLoop()
 		Must(t, err)
-		loop, err := os.OpenFile(linux.LoopPath(minor), os.O_RDWR, 0)
-		Must(t, err)
-		err = linux.ConfigureLoop(loop, linux.LoopConfig{Backing: file, Label: "rawblock-test", BlockSize: blockSize})
-		loop.Close()
+		err = d.plugInto(t, minor, blockSize)
 		if errors.Is(err, unix.EBUSY) {
-			continue // Another test was faster.
+			continue // Another process was faster.
 		}
 		Must(t, err)
-		d.Minor, d.Path = minor, linux.LoopPath(minor)
 		return
 	}
+}
+
+// TakePlaceOf pulls both disks out and attaches this one where the other was: it
+// has the other's name and number then.
+func (d *Disk) TakePlaceOf(t testing.TB, other *Disk) {
+	t.Helper()
+	d.Pull(t)
+	other.Detach(t)
+	Must(t, d.plugInto(t, other.Minor, 512))
+}
+
+func (d *Disk) plugInto(t testing.TB, minor, blockSize uint32) error {
+	t.Helper()
+	file, err := os.OpenFile(d.Backing, os.O_RDWR, 0)
+	Must(t, err)
+	defer file.Close()
+	loop, err := os.OpenFile(linux.LoopPath(minor), os.O_RDWR, 0)
+	Must(t, err)
+	defer loop.Close()
+	err = linux.ConfigureLoop(loop, linux.LoopConfig{Backing: file, Label: "rawblock-test", BlockSize: blockSize})
+	if err == nil {
+		d.Minor, d.Path = minor, linux.LoopPath(minor)
+	}
+	return err
 }
 
 // Detach empties the loop device, as if the disk had no medium. The node stays.
