@@ -1,0 +1,108 @@
+package oci
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+)
+
+// Config says what a container is made of.
+type Config struct {
+	// Folder is where its root filesystem, its config.json and the state of runc
+	// are kept: an empty folder, which the caller removes after Delete.
+	Folder string
+	// Prefix is what the container's name begins with.
+	Prefix string
+	// Devices are the devices that it gets beside /dev/null and the like.
+	Devices []Device
+	// Propagation says whether mounts on the host reach it: a value of
+	// linux.rootfsPropagation in the OCI runtime specification, "rprivate" if
+	// empty. They do with "rslave".
+	Propagation string
+}
+
+// Container is a running container. It does nothing until it is told to.
+type Container struct {
+	// Name is the name of the container and of its cgroup. It is like no other.
+	Name string
+	// Rootfs is its root filesystem as the host sees it.
+	Rootfs string
+	folder string
+}
+
+// Start starts a container. It is the caller's to delete.
+func Start(ctx context.Context, config Config) (*Container, error) {
+	container := &Container{
+		Name:   config.Prefix + "-" + strings.ToLower(rand.Text()[:8]),
+		Rootfs: filepath.Join(config.Folder, "rootfs"),
+		folder: config.Folder,
+	}
+	if err := makeRootfs(container.Rootfs); err != nil {
+		return nil, fmt.Errorf("make a root filesystem: %w", err)
+	}
+	if err := writeSpec(config, container.Name); err != nil {
+		return nil, fmt.Errorf("write config.json: %w", err)
+	}
+	// The processes of the container must not hold pipes of ours.
+	log, err := os.Create(filepath.Join(config.Folder, "runc.log"))
+	if err != nil {
+		return nil, fmt.Errorf("make a log for runc: %w", err)
+	}
+	defer log.Close()
+	run := container.runc(ctx, "run", "--detach", "--bundle", config.Folder, container.Name)
+	run.Stdout, run.Stderr = log, log
+	if err := run.Run(); err != nil {
+		said, _ := os.ReadFile(log.Name()) // Only to say more.
+		err = fmt.Errorf("runc run: %w: %s", err, strings.TrimSpace(string(said)))
+		if undo := container.Delete(context.WithoutCancel(ctx)); undo != nil {
+			err = fmt.Errorf("%w; and then %w", err, undo)
+		}
+		return nil, err
+	}
+	return container, nil
+}
+
+// Exec runs a command of busybox in the container, such as "ls", "-l", "/dev",
+// and returns what it printed. Where it fails, that is in the error as well.
+func (c *Container) Exec(ctx context.Context, command ...string) (string, error) {
+	output, err := c.runc(ctx, append([]string{"exec", c.Name}, command...)...).CombinedOutput()
+	said := strings.TrimSpace(string(output))
+	if err != nil {
+		return said, fmt.Errorf("%s in the container: %w: %s", strings.Join(command, " "), err, said)
+	}
+	return said, nil
+}
+
+// Delete kills what runs in the container and removes it with its cgroups. It
+// may be repeated.
+func (c *Container) Delete(ctx context.Context) error {
+	if output, err := c.runc(ctx, "delete", "--force", c.Name).CombinedOutput(); err != nil {
+		return fmt.Errorf("runc delete: %w: %s", err, strings.TrimSpace(string(output)))
+	}
+	return nil
+}
+
+// Cgroups lists the folders of the cgroups that the container has.
+func (c *Container) Cgroups() []string {
+	var found []string
+	for _, pattern := range []string{"/sys/fs/cgroup/", "/sys/fs/cgroup/*/"} {
+		folders, _ := filepath.Glob(pattern + c.Name) // The patterns are well-formed.
+		found = append(found, folders...)
+	}
+	return found
+}
+
+// runc prepares a command of runc, with its state in the container's own folder
+// and not among the machine's other containers.
+func (c *Container) runc(ctx context.Context, args ...string) *exec.Cmd {
+	state := filepath.Join(c.folder, "state")
+	command := exec.CommandContext(ctx, "runc", append([]string{"--root", state}, args...)...)
+	// Ctrl-C is for our own process, which deletes the container then.
+	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	return command
+}
