@@ -23,9 +23,10 @@ import (
 // below. No file has to say the same.
 const viewPrefix = "rawblock-ro:"
 
-// loopAttempts is how often a free loop device is asked for, since another
-// process may take it before it is set up.
-const loopAttempts = 32
+// loopAttempts is how often a free loop device is asked for. Whoever asks at the
+// same time is given the same one, and one of them gets it; so each attempt is
+// lost to somebody who has what he wanted, and needs no waiting.
+const loopAttempts = 4096
 
 func viewLabel(owner string) string {
 	hash := sha256.Sum256([]byte(owner))

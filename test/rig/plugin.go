@@ -74,7 +74,10 @@ func Serve(t testing.TB, options driver.Options) {
 func Connect(t testing.TB, socket, kubeletDir string) *Plugin {
 	t.Helper()
 	conn, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 10 * time.Millisecond, Multiplier: 1, MaxDelay: 10 * time.Millisecond}}),
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: 10 * time.Millisecond, Multiplier: 1, MaxDelay: 10 * time.Millisecond},
+			MinConnectTimeout: time.Minute,
+		}),
 		grpc.WithDefaultCallOptions(grpc.WaitForReady(true)))
 	Must(t, err)
 	t.Cleanup(func() { conn.Close() })
