@@ -1,0 +1,146 @@
+// Command demo shows what the plugin does, on a disk that it makes for itself:
+// it calls the real plugin as kubelet does, and starts real containers as a
+// container runtime does. Then it takes everything down and counts what is left.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"time"
+)
+
+// demo is everything that the steps make.
+type demo struct {
+	screen
+	// binary is the plugin's.
+	binary string
+	// folder holds all files. Its name is like no other, and is part of the name
+	// of whatever the demo makes, and so of whatever it might leave behind.
+	folder string
+	disk   disk
+	plugin *plugin
+	// writer and reader are the two pods.
+	writer, reader pod
+	// undo takes down what was made, the last thing first.
+	undo []action
+}
+
+type action func(context.Context) error
+
+type step struct {
+	about string
+	do    action
+}
+
+// story is the demo: what each step is about, and the step.
+func (d *demo) story() []step {
+	return []step{
+		{"Make a disk: a file behind a loop device. To the plugin it is a block device like any other.", d.makeDisk},
+		{"Start the plugin. It listens where kubelet would call it, and may hand out loop devices.", d.startPlugin},
+		{"Ask the plugin which node it is on. The scheduler places pods by the answer.", d.askForNode},
+		{"Stage the volume: the plugin verifies that it is the right disk and unused, and records which one it is.", d.stage},
+		{"Publish it for pod-1: the disk's own device node is mounted on the target path.", d.publishForWriter},
+		{"Start pod-1 as a container runtime does: it takes type and number of what is at the target path.", d.startWriter},
+		{"Inside pod-1, /dev/xvda is the disk: no filesystem, only bytes.", d.useDisk},
+		{"On the host, the bytes are on the disk.", d.lookAtDisk},
+		{"Publish it for pod-2, read-only: what is mounted is a view of the disk that refuses every write.", d.publishForReader},
+		{"Start pod-2 in the same way. The runtime gives it every right to its device, as to a privileged pod.", d.startReader},
+		{"Inside pod-2: it reads what pod-1 wrote, and cannot write.", d.tryToWrite},
+		{"Meanwhile the disk stays writable: pod-1 writes its second block.", d.writeAgain},
+	}
+}
+
+func main() {
+	binary := flag.String("plugin", "bin/rawblock-csi", "the plugin's binary; make build makes it")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, *binary); err != nil {
+		fmt.Fprintln(os.Stderr, "\ndemo:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, binary string) error {
+	if err := checkMachine(binary); err != nil {
+		return err
+	}
+	folder, err := os.MkdirTemp("", "rawblock-demo-")
+	if err != nil {
+		return fmt.Errorf("make a folder: %w", err)
+	}
+	d := &demo{screen: newScreen(folder), binary: binary, folder: folder}
+	d.later(d.removeFolder)
+	err = d.tell(ctx)
+	whileItRan := takeInventory(filepath.Base(folder), d.disk.path)
+	return errors.Join(err, d.takeDown(ctx), d.compare(whileItRan))
+}
+
+// checkMachine says what is missing before anything is made.
+func checkMachine(binary string) error {
+	if os.Geteuid() != 0 {
+		return errors.New("needs root: it makes a loop device, mounts and containers")
+	}
+	if _, err := os.Stat(binary); err != nil {
+		return fmt.Errorf("%w; run make build first", err)
+	}
+	for program, pkg := range map[string]string{"runc": "runc", "busybox": "busybox-static"} {
+		if _, err := exec.LookPath(program); err != nil {
+			return fmt.Errorf("%w; install the package %s first", err, pkg)
+		}
+	}
+	return nil
+}
+
+// tell goes through the story until its end, an error, or Ctrl-C.
+func (d *demo) tell(ctx context.Context) error {
+	fmt.Println("All files of this demo are in DEMO=" + d.folder)
+	fmt.Println("A line with > shows what is done, as a command or as a call of the plugin.")
+	for _, step := range d.story() {
+		if ctx.Err() != nil {
+			return errors.New("interrupted")
+		}
+		d.next(step.about)
+		if err := toItsEnd(ctx, step.do); err != nil {
+			return fmt.Errorf("step %d: %w", d.number, err)
+		}
+	}
+	return nil
+}
+
+// takeDown undoes every step that was made, also where one cannot be undone.
+func (d *demo) takeDown(ctx context.Context) error {
+	d.next("Take everything down, the last thing first.")
+	var errs []error
+	for _, undo := range slices.Backward(d.undo) {
+		errs = append(errs, toItsEnd(ctx, undo))
+	}
+	return errors.Join(errs...)
+}
+
+// later has takeDown call undo.
+func (d *demo) later(undo action) { d.undo = append(d.undo, undo) }
+
+// toItsEnd does one thing whole: Ctrl-C counts between two steps, so that it is
+// always known what there is to undo.
+func toItsEnd(ctx context.Context, do action) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+	defer cancel()
+	return do(ctx)
+}
+
+func (d *demo) removeFolder(context.Context) error {
+	d.did("rm -r $DEMO")
+	if err := os.RemoveAll(d.folder); err != nil {
+		return fmt.Errorf("remove the folder: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,128 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials/insecure"
+)
+
+// nodeID is what the plugin is told to be the name of its node.
+const nodeID = "node-1"
+
+// plugin is the plugin as a process of its own, and the connection to it.
+type plugin struct {
+	csi.NodeClient
+	connection *grpc.ClientConn
+	process    *os.Process
+	// ended is closed when the process has ended, with how in err.
+	ended chan struct{}
+	err   error
+}
+
+func (d *demo) startPlugin(ctx context.Context) error {
+	const config = "devices: {allow: [/dev/loop*]}"
+	d.did("echo '%s' > $DEMO/config.yaml", config)
+	if err := os.WriteFile(d.path("config.yaml"), []byte(config), 0o600); err != nil {
+		return err
+	}
+	if err := os.Mkdir(d.path("kubelet"), 0o750); err != nil {
+		return err
+	}
+	if err := d.launch(); err != nil {
+		return err
+	}
+	d.later(d.stopPlugin)
+	return d.connect(ctx)
+}
+
+// launch starts the plugin's process.
+func (d *demo) launch() error {
+	log, err := os.Create(d.path("plugin.log"))
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	command := exec.Command(d.binary, "--node-id="+nodeID, "--config="+d.path("config.yaml"),
+		"--endpoint=unix://"+d.path("csi.sock"), "--kubelet-dir="+d.path("kubelet"), "--state-dir="+d.path("state"))
+	command.Stderr = log
+	// Ctrl-C is for the demo, which stops the plugin itself.
+	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	d.did("%s", strings.Join(command.Args, " "))
+	if err := command.Start(); err != nil {
+		return err
+	}
+	p := &plugin{process: command.Process, ended: make(chan struct{})}
+	go func() {
+		p.err = command.Wait()
+		close(p.ended)
+	}()
+	d.plugin = p
+	return nil
+}
+
+// connect waits until the plugin answers, or ends.
+func (d *demo) connect(ctx context.Context) (err error) {
+	p := d.plugin
+	soon := backoff.Config{BaseDelay: 10 * time.Millisecond, Multiplier: 1, MaxDelay: 10 * time.Millisecond}
+	p.connection, err = grpc.NewClient("unix://"+d.path("csi.sock"),
+		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithConnectParams(grpc.ConnectParams{Backoff: soon}))
+	if err != nil {
+		return err
+	}
+	p.NodeClient = csi.NewNodeClient(p.connection)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-p.ended:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	if _, err := csi.NewIdentityClient(p.connection).GetPluginInfo(ctx, &csi.GetPluginInfoRequest{}, grpc.WaitForReady(true)); err != nil {
+		log, _ := os.ReadFile(d.path("plugin.log")) // Only to say more.
+		return fmt.Errorf("the plugin does not serve: %w\n%s", err, log)
+	}
+	d.saw("serves as process %d", p.process.Pid)
+	return nil
+}
+
+// revive starts the plugin again where it ended too early. It knows what is
+// published from the kernel.
+func (d *demo) revive(ctx context.Context) error {
+	select {
+	case <-d.plugin.ended:
+		return errors.Join(d.launch(), d.connect(ctx))
+	default:
+		return nil
+	}
+}
+
+// stopPlugin ends the plugin as Kubernetes does. What is published would stay.
+func (d *demo) stopPlugin(context.Context) error {
+	d.did("kill -TERM %d", d.plugin.process.Pid)
+	if err := errors.Join(d.plugin.connection.Close(), d.plugin.process.Signal(syscall.SIGTERM)); err != nil {
+		return fmt.Errorf("stop the plugin: %w", err)
+	}
+	<-d.plugin.ended
+	if d.plugin.err != nil {
+		return fmt.Errorf("the plugin ended with: %w", d.plugin.err)
+	}
+	return nil
+}
+
+// path is that of a file of the demo.
+func (d *demo) path(names ...string) string {
+	return filepath.Join(append([]string{d.folder}, names...)...)
+}
