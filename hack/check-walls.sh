@@ -25,7 +25,7 @@ trap 'rm -rf "$copy"' EXIT
 git ls-files -z -- go.mod go.sum .golangci.yml cmd pkg | xargs -0 cp --parents -t "$copy"
 for wall in "${walls[@]}"; do
   IFS='|' read -r room import <<<"$wall"
-  package=$(grep -hoE -m 1 '^package \w+' "$copy/$room"/*.go | sort | uniq -c | sort -rn | awk 'NR == 1 { print $3 }')
+  package=$(cd "$copy/$room" && go list -f '{{.Name}}' .)
   printf 'package %s\n\nimport _ "%s"\n' "$package" "$import" >"$copy/$room/wall.go"
   # The compiler itself refuses imports that run in circles.
   if ! said=$(cd "$copy" && "$1" run --enable-only depguard "./$room" 2>&1) &&
