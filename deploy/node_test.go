@@ -15,8 +15,6 @@ import (
 const (
 	driverName = "csi.rawblock.dev"
 	pluginName = "plugin"
-	// maxSocketPath is the length of the longest path of a unix socket (unix(7)).
-	maxSocketPath = 107
 )
 
 // eachDeployment runs a test for the base and for each overlay.
@@ -66,27 +64,6 @@ func flagsOf(t *testing.T, container corev1.Container) map[string]string {
 		flags[name] = value
 	}
 	return flags
-}
-
-// hostPath returns where on the host a path in the container is, by the deepest
-// mount above it, and that mount. It is "" where the path is not the host's.
-func hostPath(pod corev1.PodSpec, container corev1.Container, path string) (string, corev1.VolumeMount) {
-	var deepest corev1.VolumeMount
-	for _, mount := range container.VolumeMounts {
-		if isIn(path, mount.MountPath) && len(mount.MountPath) > len(deepest.MountPath) {
-			deepest = mount
-		}
-	}
-	for _, volume := range pod.Volumes {
-		if volume.Name == deepest.Name && volume.HostPath != nil {
-			return filepath.Join(volume.HostPath.Path, strings.TrimPrefix(path, deepest.MountPath)), deepest
-		}
-	}
-	return "", deepest
-}
-
-func isIn(path, folder string) bool {
-	return path == folder || strings.HasPrefix(path, strings.TrimSuffix(folder, "/")+"/")
 }
 
 func TestPodSharesNoNamespaceAndHoldsNoCredentials(t *testing.T) {
@@ -165,115 +142,6 @@ func TestPrivilegedIfAndOnlyIfBidirectional(t *testing.T) {
 		}
 		if p := security.SeccompProfile; p == nil || p.Type != corev1.SeccompProfileTypeRuntimeDefault {
 			t.Errorf("seccompProfile is %v", p)
-		}
-	})
-}
-
-func TestMountsAndVolumesMatch(t *testing.T) {
-	eachDeployment(t, func(t *testing.T, objects []any, pod corev1.PodSpec) {
-		used := map[string]bool{}
-		for _, volume := range pod.Volumes {
-			used[volume.Name] = false
-			if volume.ConfigMap != nil && volume.ConfigMap.Name != the[corev1.ConfigMap](t, objects).Name {
-				t.Errorf("volume %s is of the ConfigMap %s, which is not rendered", volume.Name, volume.ConfigMap.Name)
-			}
-		}
-		for _, container := range pod.Containers {
-			for _, mount := range container.VolumeMounts {
-				if _, ok := used[mount.Name]; !ok {
-					t.Errorf("container %s mounts %s, which is no volume", container.Name, mount.Name)
-				}
-				used[mount.Name] = true
-			}
-			// The runtime makes this file; on the host, if that is where it lies.
-			message := container.TerminationMessagePath
-			if message == "" {
-				message = corev1.TerminationMessagePathDefault
-			}
-			if host, _ := hostPath(pod, container, message); host != "" {
-				t.Errorf("container %s: the termination message would be made on the host, at %s", container.Name, host)
-			}
-		}
-		for name, isUsed := range used {
-			if !isUsed {
-				t.Errorf("no container mounts the volume %s", name)
-			}
-		}
-	})
-}
-
-// kubelet is told these paths, or tells them: inside and outside they must be
-// the same.
-func TestPathsAreTheHosts(t *testing.T) {
-	eachDeployment(t, func(t *testing.T, objects []any, pod corev1.PodSpec) {
-		container, flags := plugin(t, pod)
-		socket, ok := strings.CutPrefix(flags["endpoint"], "unix://")
-		if !ok || len(socket) > maxSocketPath {
-			t.Errorf("--endpoint=%s is not a unix socket of at most %d bytes", flags["endpoint"], maxSocketPath)
-		}
-		if name := filepath.Base(filepath.Dir(socket)); name != driverName {
-			t.Errorf("the folder of the socket is %s, expected %s", name, driverName)
-		}
-		paths := []string{socket, flags["kubelet-dir"], "/dev"}
-		if flags["registration-dir"] != "" {
-			paths = append(paths, flags["registration-dir"])
-		}
-		for _, path := range paths {
-			if host, _ := hostPath(pod, container, path); host != path {
-				t.Errorf("%s in the container is %q on the host", path, host)
-			}
-		}
-		_, mount := hostPath(pod, container, flags["kubelet-dir"])
-		if mount.MountPropagation == nil || *mount.MountPropagation != corev1.MountPropagationBidirectional {
-			t.Errorf("what is mounted in %s does not reach the host", flags["kubelet-dir"])
-		}
-		for _, path := range []string{socket, flags["registration-dir"]} {
-			if path != "" && !isIn(path, flags["kubelet-dir"]) {
-				t.Errorf("%s is not in --kubelet-dir", path)
-			}
-		}
-		checkConfigPath(t, objects, pod, container, flags["config"])
-	})
-}
-
-func checkConfigPath(t *testing.T, objects []any, pod corev1.PodSpec, container corev1.Container, path string) {
-	t.Helper()
-	configMap := the[corev1.ConfigMap](t, objects)
-	if _, ok := configMap.Data[filepath.Base(path)]; !ok {
-		t.Errorf("--config=%s: the ConfigMap has no such key", path)
-	}
-	for _, mount := range container.VolumeMounts {
-		for _, volume := range pod.Volumes {
-			if volume.Name == mount.Name && volume.ConfigMap != nil && mount.MountPath == filepath.Dir(path) {
-				return
-			}
-		}
-	}
-	t.Errorf("--config=%s: the ConfigMap is not mounted there", path)
-}
-
-// The records must outlive the container, and not the boot.
-func TestStateDirIsTheHosts(t *testing.T) {
-	eachDeployment(t, func(t *testing.T, _ []any, pod corev1.PodSpec) {
-		container, flags := plugin(t, pod)
-		if folder, _ := hostPath(pod, container, flags["state-dir"]); folder == "" || folder != flags["state-dir"] || !isIn(folder, "/run") {
-			t.Errorf("--state-dir=%s is not a folder of the host below /run, mounted at its own path", flags["state-dir"])
-		}
-	})
-}
-
-// The runtime's own mounts would reach the host with each start of the container.
-func TestNothingIsMountedBelowABidirectionalMount(t *testing.T) {
-	eachContainer(t, func(t *testing.T, _ corev1.PodSpec, container corev1.Container) {
-		for _, above := range container.VolumeMounts {
-			if above.MountPropagation == nil || *above.MountPropagation != corev1.MountPropagationBidirectional {
-				continue
-			}
-			for _, mount := range container.VolumeMounts {
-				if mount.Name != above.Name && isIn(mount.MountPath, above.MountPath) {
-					t.Errorf("%s is mounted below %s, so on the host too", mount.MountPath, above.MountPath)
-				}
-			}
 		}
 	})
 }

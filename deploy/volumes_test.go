@@ -45,6 +45,31 @@ func TestPersistentVolumes(t *testing.T) {
 	}
 }
 
+// Two volumes may name one device only where both have an access mode that several
+// nodes may use at once; the plugin refuses to stage the second one otherwise.
+func TestVolumesShareNoDevice(t *testing.T) {
+	shared := func(pv *corev1.PersistentVolume) bool {
+		return !slices.ContainsFunc(pv.Spec.AccessModes, func(mode corev1.PersistentVolumeAccessMode) bool {
+			return mode != corev1.ReadWriteMany && mode != corev1.ReadOnlyMany
+		})
+	}
+	byDevice := map[string]*corev1.PersistentVolume{}
+	for _, pv := range all[corev1.PersistentVolume](load(t, examples)) {
+		// The pins say which disk it is, whatever link leads to it.
+		for _, key := range []string{"device", "wwid", "serial"} {
+			value, ok := pv.Spec.CSI.VolumeAttributes[key]
+			if !ok {
+				continue
+			}
+			id := key + " " + value
+			if other, ok := byDevice[id]; ok && (!shared(pv) || !shared(other)) {
+				t.Errorf("%s and %s are both of the %s, with access modes %v and %v", other.Name, pv.Name, id, other.Spec.AccessModes, pv.Spec.AccessModes)
+			}
+			byDevice[id] = pv
+		}
+	}
+}
+
 // checkAllowed sees that the configuration that is deployed allows the device.
 func checkAllowed(t *testing.T, device string) {
 	t.Helper()
