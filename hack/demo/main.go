@@ -121,7 +121,12 @@ func (d *demo) takeDown(ctx context.Context) error {
 	d.next("Take everything down, the last thing first.")
 	var errs []error
 	for _, undo := range slices.Backward(d.undo) {
-		errs = append(errs, toItsEnd(ctx, undo))
+		err := toItsEnd(ctx, undo)
+		if err != nil {
+			// Ctrl-C may have hit a command before it had a process group of its own.
+			err = toItsEnd(ctx, undo)
+		}
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }

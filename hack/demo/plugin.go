@@ -43,18 +43,24 @@ func (d *demo) startPlugin(ctx context.Context) error {
 		return err
 	}
 	d.later(d.stopPlugin)
-	return d.connect(ctx)
+	return d.waitForPlugin(ctx)
 }
 
 // launch starts the plugin's process.
 func (d *demo) launch() error {
+	endpoint := "unix://" + d.path("csi.sock")
+	soon := grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 10 * time.Millisecond, Multiplier: 1, MaxDelay: 10 * time.Millisecond}}
+	connection, err := grpc.NewClient(endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithConnectParams(soon))
+	if err != nil {
+		return err
+	}
 	log, err := os.Create(d.path("plugin.log"))
 	if err != nil {
 		return err
 	}
 	defer log.Close()
-	command := exec.Command(d.binary, "--node-id="+nodeID, "--config="+d.path("config.yaml"),
-		"--endpoint=unix://"+d.path("csi.sock"), "--kubelet-dir="+d.path("kubelet"), "--state-dir="+d.path("state"))
+	command := exec.Command(d.binary, "--node-id="+nodeID, "--endpoint="+endpoint, "--config="+d.path("config.yaml"),
+		"--kubelet-dir="+d.path("kubelet"), "--state-dir="+d.path("state"))
 	command.Stderr = log
 	// Ctrl-C is for the demo, which stops the plugin itself.
 	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -62,7 +68,7 @@ func (d *demo) launch() error {
 	if err := command.Start(); err != nil {
 		return err
 	}
-	p := &plugin{process: command.Process, ended: make(chan struct{})}
+	p := &plugin{csi.NewNodeClient(connection), connection, command.Process, make(chan struct{}), nil}
 	go func() {
 		p.err = command.Wait()
 		close(p.ended)
@@ -71,16 +77,9 @@ func (d *demo) launch() error {
 	return nil
 }
 
-// connect waits until the plugin answers, or ends.
-func (d *demo) connect(ctx context.Context) (err error) {
+// waitForPlugin waits until the plugin answers, or ends.
+func (d *demo) waitForPlugin(ctx context.Context) error {
 	p := d.plugin
-	soon := backoff.Config{BaseDelay: 10 * time.Millisecond, Multiplier: 1, MaxDelay: 10 * time.Millisecond}
-	p.connection, err = grpc.NewClient("unix://"+d.path("csi.sock"),
-		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithConnectParams(grpc.ConnectParams{Backoff: soon}))
-	if err != nil {
-		return err
-	}
-	p.NodeClient = csi.NewNodeClient(p.connection)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() {
@@ -90,7 +89,8 @@ func (d *demo) connect(ctx context.Context) (err error) {
 		case <-ctx.Done():
 		}
 	}()
-	if _, err := csi.NewIdentityClient(p.connection).GetPluginInfo(ctx, &csi.GetPluginInfoRequest{}, grpc.WaitForReady(true)); err != nil {
+	_, err := csi.NewIdentityClient(p.connection).GetPluginInfo(ctx, &csi.GetPluginInfoRequest{}, grpc.WaitForReady(true))
+	if err != nil {
 		log, _ := os.ReadFile(d.path("plugin.log")) // Only to say more.
 		return fmt.Errorf("the plugin does not serve: %w\n%s", err, log)
 	}
@@ -98,15 +98,18 @@ func (d *demo) connect(ctx context.Context) (err error) {
 	return nil
 }
 
-// revive starts the plugin again where it ended too early. It knows what is
-// published from the kernel.
+// revive starts the plugin again where it has ended before its time. It finds
+// what is published in the mount table and in its records.
 func (d *demo) revive(ctx context.Context) error {
 	select {
 	case <-d.plugin.ended:
-		return errors.Join(d.launch(), d.connect(ctx))
 	default:
 		return nil
 	}
+	if err := d.launch(); err != nil {
+		return err
+	}
+	return d.waitForPlugin(ctx)
 }
 
 // stopPlugin ends the plugin as Kubernetes does. What is published would stay.

@@ -81,8 +81,13 @@ func (c *Container) Exec(ctx context.Context, command ...string) (string, error)
 // Delete kills what runs in the container and removes it with its cgroups. It
 // may be repeated.
 func (c *Container) Delete(ctx context.Context) error {
-	if output, err := c.runc(ctx, "delete", "--force", c.Name).CombinedOutput(); err != nil {
+	output, err := c.runc(ctx, "--debug", "delete", "--force", c.Name).CombinedOutput()
+	if err != nil {
 		return fmt.Errorf("runc delete: %w: %s", err, strings.TrimSpace(string(output)))
+	}
+	// It says that it succeeded also where it could not remove something.
+	if left := c.Cgroups(); len(left) > 0 {
+		return fmt.Errorf("runc delete left %s: %s", strings.Join(left, ", "), strings.TrimSpace(string(output)))
 	}
 	return nil
 }
