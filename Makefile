@@ -7,7 +7,7 @@ IMAGE   ?= ghcr.io/rawblock-csi/rawblock-csi:$(VERSION)
 
 # How long `make fuzz` looks at each target, and how often `make bench` measures.
 FUZZTIME  ?= 10s
-BENCHTIME ?= 60x
+BENCHTIME ?= 20x
 
 # Extra flags for `make test`, such as -run=TestX.
 TESTFLAGS ?=

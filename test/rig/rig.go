@@ -65,13 +65,21 @@ func KubeletDir(t testing.TB) string {
 	return dir
 }
 
+// KubeletDirOnTmpfs makes a kubelet directory that no disk is under.
+func KubeletDirOnTmpfs(t testing.TB) string {
+	t.Helper()
+	dir := StateDir(t)
+	Must(t, unix.Mount("", dir, "", unix.MS_SHARED, ""))
+	return dir
+}
+
 // StateDir makes a state directory on a tmpfs, as /run is on a node.
 func StateDir(t testing.TB) string {
 	t.Helper()
 	RequireRoot(t)
 	dir := t.TempDir()
 	Must(t, unix.Mount("rawblock-test", dir, "tmpfs", 0, ""))
-	t.Cleanup(func() { Must(t, unix.Unmount(dir, unix.MNT_DETACH)) })
+	t.Cleanup(func() { UnmountAll(t, dir) })
 	return dir
 }
 
