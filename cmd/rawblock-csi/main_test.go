@@ -138,7 +138,7 @@ func TestRunAndStop(t *testing.T) {
 
 func wantLog(t *testing.T, log string, isJSON bool) {
 	t.Helper()
-	for _, words := range []string{"Serving", "node-1", "NodePublishVolume", "Call done", "Call failed"} {
+	for _, words := range []string{"Serving", "node-1", "NodePublishVolume", "Call done", "Call failed", "target_path", "InvalidArgument"} {
 		if !strings.Contains(log, words) {
 			t.Errorf("the log lacks %q:\n%s", words, log)
 		}

@@ -134,6 +134,22 @@ func TestReleasedViewInUse(t *testing.T) {
 	wantNoView(t, path)
 }
 
+// Who publishes again while the last user is still there must not lose the view
+// together with that user.
+func TestViewIsMadeAnewAfterRelease(t *testing.T) {
+	disk := rig.NewDisk(t, rig.MiB)
+	released := viewOf(t, disk, "owner")
+	user, err := os.Open(released)
+	rig.Must(t, err)
+	rig.Must(t, blockdev.ReleaseView(minorOf(t, released), "owner"))
+	path := viewOf(t, disk, "owner")
+	rig.Must(t, user.Close())
+	if isView, err := open(t, path).IsViewOf("owner"); err != nil || !isView {
+		t.Errorf("%s is a view: %t (%v)", path, isView, err)
+	}
+	wantNoView(t, released)
+}
+
 func TestReleaseLeavesForeignLoopDevicesAlone(t *testing.T) {
 	disk := rig.NewDisk(t, rig.MiB)
 	rig.Must(t, blockdev.ReleaseView(disk.Minor, "owner"))

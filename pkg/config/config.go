@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 
@@ -65,8 +66,9 @@ func Parse(content []byte) (Config, error) {
 	if err := decoder.Decode(&config); err != nil && !errors.Is(err, io.EOF) {
 		return Config{}, readable(err)
 	}
-	if err := decoder.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
-		return Config{}, errors.New("expected one YAML document, found more")
+	var second yaml.Node
+	if err := decoder.Decode(&second); !errors.Is(err, io.EOF) {
+		return Config{}, fmt.Errorf("line %d: expected one YAML document, found more", second.Line)
 	}
 	return config, nil
 }
@@ -80,6 +82,7 @@ func readable(err error) error {
 	words := strings.NewReplacer(
 		"not found in type config.Config", "is unknown (expected one of: maxVolumes, devices)",
 		"not found in type config.Devices", "is unknown in devices (expected: allow)",
+		"into config.Config", "(expected a mapping with the keys maxVolumes, devices)",
 		"into config.Devices", "(expected a mapping with the key allow)",
 		"into []config.Pattern", "(expected a list of path patterns)",
 	)
@@ -89,7 +92,8 @@ func readable(err error) error {
 // UnmarshalYAML reads a Count.
 func (c *Count) UnmarshalYAML(node *yaml.Node) error {
 	var value int64
-	if err := node.Decode(&value); err != nil || value < 0 {
+	// The YAML library would cut a fraction off.
+	if err := node.Decode(&value); err != nil || node.ShortTag() != "!!int" || value < 0 {
 		return fmt.Errorf("line %d: %q is not a count; expected a whole number that is not negative", node.Line, node.Value)
 	}
 	*c = Count(value)
@@ -100,9 +104,9 @@ func (c *Count) UnmarshalYAML(node *yaml.Node) error {
 func (p *Pattern) UnmarshalYAML(node *yaml.Node) error {
 	var value string
 	if err := node.Decode(&value); err != nil {
-		return fmt.Errorf("line %d: %q is not a path pattern", node.Line, node.Value)
+		return fmt.Errorf("line %d: %q is not a path pattern; expected an absolute path such as /dev/disk/by-id/*", node.Line, node.Value)
 	}
-	if _, err := filepath.Match(value, ""); err != nil || !filepath.IsAbs(value) || filepath.Clean(value) != value {
+	if _, err := path.Match(value, ""); err != nil || !filepath.IsAbs(value) || filepath.Clean(value) != value {
 		return fmt.Errorf("line %d: %q is not a path pattern; expected an absolute path such as /dev/disk/by-id/*", node.Line, value)
 	}
 	*p = Pattern(value)

@@ -63,6 +63,8 @@ func TestParseRefuses(t *testing.T) {
 		"count in words":         {"maxVolumes: many\n", []string{"line 1", `"many" is not a count`, count}},
 		"count in quotes":        {"maxVolumes: '5'\n", []string{"line 1", `"5" is not a count`, count}},
 		"count too large":        {"maxVolumes: 9223372036854775808\n", []string{"line 1", "is not a count", count}},
+		"fraction as count":      {"maxVolumes: 1.5\n", []string{"line 1", `"1.5" is not a count`, count}},
+		"malformed after a star": {"devices:\n  allow: ['/dev/*[']\n", []string{"line 2", `"/dev/*[" is not a path pattern`, pattern}},
 		"list as count":          {"maxVolumes: [1]\n", []string{"line 1", "is not a count", count}},
 		"list as devices":        {"devices:\n- /dev/sdb\n", []string{"line 2", "expected a mapping with the key allow"}},
 		"text as patterns":       {"devices:\n  allow: /dev/sdb\n", []string{"line 2", "`/dev/sdb`", "expected a list of path patterns"}},
@@ -72,10 +74,10 @@ func TestParseRefuses(t *testing.T) {
 		"pattern with a slash":   {"devices:\n  allow: [/dev/disk/by-id/]\n", []string{"line 2", "is not a path pattern", pattern}},
 		"malformed pattern":      {"devices:\n  allow: ['/dev/[a']\n", []string{"line 2", `"/dev/[a" is not a path pattern`, pattern}},
 		"number as pattern":      {"devices:\n  allow: [5]\n", []string{"line 2", `"5" is not a path pattern`, pattern}},
-		"mapping as pattern":     {"devices:\n  allow: [{a: b}]\n", []string{"line 2", "is not a path pattern"}},
-		"list as file":           {"\n- maxVolumes\n", []string{"line 2"}},
-		"text as file":           {"hello\n", []string{"line 1", "`hello`"}},
-		"two documents":          {"maxVolumes: 1\n---\nmaxVolumes: 2\n", []string{"expected one YAML document"}},
+		"mapping as pattern":     {"devices:\n  allow: [{a: b}]\n", []string{"line 2", "is not a path pattern", pattern}},
+		"list as file":           {"\n- maxVolumes\n", []string{"line 2", "expected a mapping"}},
+		"text as file":           {"hello\n", []string{"line 1", "`hello`", "expected a mapping"}},
+		"two documents":          {"maxVolumes: 1\n---\nmaxVolumes: 2\n", []string{"line 2", "expected one YAML document"}},
 		"empty second document":  {"maxVolumes: 1\n---\n", []string{"expected one YAML document"}},
 		"no YAML":                {"maxVolumes: 1\ndevices: [\n", []string{"line 2"}},
 	} {
@@ -89,7 +91,7 @@ func TestParseRefuses(t *testing.T) {
 					t.Errorf("%q lacks %q", err, words)
 				}
 			}
-			if strings.Contains(err.Error(), "config.Devices") || strings.Contains(err.Error(), "config.Pattern") {
+			if strings.Contains(err.Error(), "config.Config") || strings.Contains(err.Error(), "config.Devices") || strings.Contains(err.Error(), "config.Pattern") {
 				t.Errorf("%q speaks of Go types", err)
 			}
 			if !reflect.DeepEqual(got, config.Config{}) {

@@ -52,18 +52,26 @@ func (c *calls) intercept(ctx context.Context, req any, info *grpc.UnaryServerIn
 	if named, ok := req.(interface{ GetVolumeId() string }); ok {
 		logger = logger.WithValues("volume", named.GetVolumeId())
 	}
-	logger.V(int(levelContent)).Info("Call", "request", protosanitizer.StripSecrets(req))
+	logContent(logger, "Call", "request", req)
 	response, err := recovering(klog.NewContext(ctx, logger), req, handler)
 	err = toStatus(err)
 	took, code := time.Since(start), status.Code(err)
 	c.seconds.WithLabelValues(info.FullMethod, code.String()).Observe(took.Seconds())
 	if err != nil {
-		logger.Error(err, "Call failed", "code", code, "duration", took)
+		logger.Error(err, "Call failed", "code", code.String(), "duration", took)
 		return nil, err
 	}
-	logger.V(int(levelCall)).Info("Call done", "code", code, "duration", took)
-	logger.V(int(levelContent)).Info("Answer", "response", protosanitizer.StripSecrets(response))
+	logger.V(int(levelCall)).Info("Call done", "code", code.String(), "duration", took)
+	logContent(logger, "Answer", "response", response)
 	return response, nil
+}
+
+// logContent logs a message as text: a JSON log would show the empty object for
+// what StripSecrets returns.
+func logContent(logger klog.Logger, event, name string, message any) {
+	if logger = logger.V(int(levelContent)); logger.Enabled() {
+		logger.Info(event, name, protosanitizer.StripSecrets(message).String())
+	}
 }
 
 func recovering(ctx context.Context, req any, handler grpc.UnaryHandler) (response any, err error) {

@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"net"
@@ -8,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"google.golang.org/grpc"
 
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
 )
@@ -71,6 +74,15 @@ func TestListenTakesNothingAway(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Whoever stops the plugin before it has begun to serve has not broken it.
+func TestServeThatNeverBegan(t *testing.T) {
+	server := grpc.NewServer()
+	server.Stop()
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	must(t, serve(ctx, server, listenAt(t, filepath.Join(t.TempDir(), "csi.sock"))))
 }
 
 func TestSocketPath(t *testing.T) {

@@ -124,7 +124,8 @@ func serve(ctx context.Context, server *grpc.Server, listener net.Listener) erro
 		defer hurry.Stop()
 		server.GracefulStop()
 	}()
-	if err := server.Serve(listener); err != nil {
+	// Where ctx has ended before it could begin, Serve says so.
+	if err := server.Serve(listener); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
 		return fmt.Errorf("serve %s: %w", listener.Addr(), err)
 	}
 	<-stopped

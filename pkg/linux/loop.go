@@ -63,11 +63,15 @@ func ConfigureLoop(loop Descriptor, config LoopConfig) error {
 }
 
 // LoopLabel returns the label of an open loop device (LOOP_GET_STATUS64).
-// Errors: ENXIO where the device is not set up.
+// Errors: ENXIO where the device is not set up, or ends with its last user
+// (LO_FLAGS_AUTOCLEAR, see ClearLoop): whoever counted on it would lose it.
 func LoopLabel(loop Descriptor) (string, error) {
 	var status unix.LoopInfo64
 	if err := ioctl(loop, unix.LOOP_GET_STATUS64, unsafe.Pointer(&status)); err != nil {
 		return "", os.NewSyscallError("ioctl LOOP_GET_STATUS64", err)
+	}
+	if status.Flags&unix.LO_FLAGS_AUTOCLEAR != 0 {
+		return "", os.NewSyscallError("ioctl LOOP_GET_STATUS64", unix.ENXIO)
 	}
 	label, _, _ := bytes.Cut(status.File_name[:], []byte{0})
 	return string(label), nil

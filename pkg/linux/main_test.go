@@ -2,11 +2,16 @@ package linux_test
 
 import (
 	"os"
+	"runtime"
 	"testing"
 
 	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
 	"github.com/rawblock-csi/rawblock-csi/test/rig"
 )
+
+// A test takes its thread into another mount namespace. That must not be the
+// first thread, which stands for the process in /proc/self.
+func init() { runtime.LockOSThread() }
 
 func TestMain(m *testing.M) { rig.Main(m) }
 

@@ -14,7 +14,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -187,16 +189,27 @@ func checkSize(device *blockdev.Device, pin string) error {
 	return nil
 }
 
+// sizeForm is a quantity without an exponent, with which resource.ParseQuantity
+// would calculate for hours (1e-2147483647).
+var sizeForm = regexp.MustCompile(`^[-+]?[0-9]{1,19}(\.[0-9]{1,9})?([numk]|[KMGTPE]i?)?$`)
+
 func parseSize(text string) (uint64, error) {
+	if !sizeForm.MatchString(text) {
+		return 0, notASize(text)
+	}
 	quantity, err := resource.ParseQuantity(text)
 	if err != nil {
-		return 0, fmt.Errorf("%w: volumeAttributes.%s %q is not a size; write bytes, or a quantity such as 100Gi: %w",
-			volume.ErrInvalid, SizeAttribute, text, err)
+		return 0, notASize(text)
 	}
-	bytes, exact := quantity.AsInt64()
-	if !exact || bytes <= 0 {
+	bytes := quantity.Value() // Rounded up, and capped.
+	if bytes <= 0 || bytes == math.MaxInt64 || resource.NewQuantity(bytes, resource.BinarySI).Cmp(quantity) != 0 {
 		return 0, fmt.Errorf("%w: volumeAttributes.%s %q is not a whole, positive number of bytes",
 			volume.ErrInvalid, SizeAttribute, text)
 	}
 	return uint64(bytes), nil
+}
+
+func notASize(text string) error {
+	return fmt.Errorf("%w: volumeAttributes.%s %q is not a size; write bytes, or a quantity such as 100Gi",
+		volume.ErrInvalid, SizeAttribute, text)
 }
