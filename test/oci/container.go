@@ -81,7 +81,7 @@ func (c *Container) Exec(ctx context.Context, command ...string) (string, error)
 // Delete kills what runs in the container and removes it with its cgroups. It
 // may be repeated.
 func (c *Container) Delete(ctx context.Context) error {
-	output, err := c.runc(ctx, "--debug", "delete", "--force", c.Name).CombinedOutput()
+	output, err := c.runc(ctx, "delete", "--force", c.Name).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("runc delete: %w: %s", err, strings.TrimSpace(string(output)))
 	}
