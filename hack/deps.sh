@@ -8,6 +8,7 @@ needs=(
   "busybox busybox-static" # static: it is all there is in a test container
   "losetup mount"          # kubelet runs it on what is published
   "mkfs.ext4 e2fsprogs"
+  "strace strace"          # to see what a publish does
   "gcc gcc"                # for the race detector
 )
 

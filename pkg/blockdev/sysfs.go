@@ -127,6 +127,31 @@ func (s Sysfs) firstFact(number linux.DeviceNumber, names ...string) (string, er
 	return "", ErrNoFact
 }
 
+// Overlap reports whether two devices have blocks in common: they are the same,
+// or one is a partition of the other.
+func (s Sysfs) Overlap(a, b linux.DeviceNumber) (bool, error) {
+	if a == b {
+		return true, nil
+	}
+	for _, pair := range [][2]linux.DeviceNumber{{a, b}, {b, a}} {
+		disk, err := s.disk(pair[0])
+		if errors.Is(err, volume.ErrNotFound) {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		number, err := os.ReadFile(disk + "/dev")
+		if err != nil {
+			return false, fmt.Errorf("number of the disk of block device %s: %w", pair[0], err)
+		}
+		if strings.TrimSpace(string(number)) == pair[1].String() {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
 // disk returns the folder of the whole disk that the device is, or is a
 // partition of.
 func (s Sysfs) disk(number linux.DeviceNumber) (string, error) {

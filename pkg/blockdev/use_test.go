@@ -3,12 +3,10 @@ package blockdev_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"os/exec"
 	"strings"
 	"testing"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -39,7 +37,7 @@ func TestMountedDisk(t *testing.T) {
 // A mounted partition takes the disk with it, but not the partition beside it.
 func TestDiskWithMountedPartition(t *testing.T) {
 	disk := rig.NewDisk(t, 16*rig.MiB)
-	first, second := addPartition(t, disk, 1), addPartition(t, disk, 2)
+	first, second := disk.AddPartition(t, 1), disk.AddPartition(t, 2)
 	for _, path := range []string{disk.Path, first, second} {
 		wantFree(t, path)
 	}
@@ -54,12 +52,12 @@ func TestDiskWithMountedPartition(t *testing.T) {
 func TestPartitionOfAMountedDisk(t *testing.T) {
 	disk := rig.NewDisk(t, 16*rig.MiB)
 	place := mkfsAndMount(t, disk.Path)
-	wantInUse(t, addPartition(t, disk, 1), "mounted at "+place)
+	wantInUse(t, disk.AddPartition(t, 1), "mounted at "+place)
 }
 
 func TestSwap(t *testing.T) {
 	disk := rig.NewDisk(t, 16*rig.MiB)
-	partition := addPartition(t, disk, 1)
+	partition := disk.AddPartition(t, 1)
 	for _, path := range []string{partition, disk.Path} {
 		run(t, "mkswap", path)
 		run(t, "swapon", path)
@@ -113,29 +111,6 @@ func mkfsAndMount(t *testing.T, path string) string {
 	rig.Must(t, unix.Mount(path, place, "ext4", 0, ""))
 	t.Cleanup(func() { rig.UnmountAll(t, place) })
 	return place
-}
-
-// addPartition adds the first or second half of a disk of 16 MiB as a partition,
-// which no table on the disk states, and returns its path.
-func addPartition(t *testing.T, disk *rig.Disk, number int32) string {
-	t.Helper()
-	partition := unix.BlkpgPartition{Start: rig.MiB + int64(number-1)*7*rig.MiB, Length: 7 * rig.MiB, Pno: number}
-	rig.Must(t, blkpg(disk.Path, unix.BLKPG_ADD_PARTITION, &partition))
-	t.Cleanup(func() { rig.Must(t, blkpg(disk.Path, unix.BLKPG_DEL_PARTITION, &partition)) })
-	return fmt.Sprintf("%sp%d", disk.Path, number)
-}
-
-func blkpg(path string, op int32, partition *unix.BlkpgPartition) error {
-	disk, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer disk.Close()
-	arg := unix.BlkpgIoctlArg{Op: op, Datalen: int32(unsafe.Sizeof(*partition)), Data: (*byte)(unsafe.Pointer(partition))}
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, disk.Fd(), unix.BLKPG, uintptr(unsafe.Pointer(&arg))); errno != 0 {
-		return os.NewSyscallError("ioctl BLKPG", errno)
-	}
-	return nil
 }
 
 func run(t *testing.T, name string, args ...string) string {

@@ -88,8 +88,8 @@ func (d *Device) attachView(label string) (uint32, error) {
 			return 0, fmt.Errorf("%w: get a loop device for a read-only view: %w", volume.ErrExhausted, err)
 		}
 		err = configureLoop(minor, config)
-		if errors.Is(err, syscall.EBUSY) {
-			continue
+		if errors.Is(err, syscall.EBUSY) || errors.Is(err, os.ErrNotExist) || IsGone(err) {
+			continue // Another process was faster, or removed it.
 		}
 		if err != nil {
 			return 0, fmt.Errorf("set up a read-only view of %s on loop device %d: %w", d, minor, err)

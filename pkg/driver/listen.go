@@ -22,8 +22,15 @@ func socketPath(endpoint string) (string, error) {
 	if endpoint != path && endpoint != "unix:"+path && endpoint != "unix://"+path || path == "/" {
 		return "", fmt.Errorf("%w: the endpoint %q is not a unix socket such as unix:///csi/csi.sock", volume.ErrInvalid, endpoint)
 	}
+	if len(path) > maxSocketPath {
+		return "", fmt.Errorf("%w: the endpoint %q is longer than the %d bytes of a unix socket's path", volume.ErrInvalid, endpoint, maxSocketPath)
+	}
 	return path, nil
 }
+
+// maxSocketPath is the length of the longest path of a unix socket in bytes
+// (unix(7), sun_path), less the final zero.
+const maxSocketPath = 107
 
 // listen listens on a unix socket that only root may use. A socket that nobody
 // answers is left over from a process that was killed, and is replaced.

@@ -52,11 +52,11 @@ func (n *node) NodeStageVolume(ctx context.Context, req *csi.NodeStageVolumeRequ
 		return nil, err
 	}
 	defer unlock()
-	device, release, err := n.openDevice(ctx, req.GetVolumeContext())
+	device, err := n.devices.Open(ctx, req.GetVolumeContext())
 	if err != nil {
 		return nil, err
 	}
-	defer release()
+	defer device.Close()
 	return &csi.NodeStageVolumeResponse{}, n.publisher.Stage(req.GetVolumeId(), device, mode)
 }
 
@@ -85,31 +85,16 @@ func (n *node) NodePublishVolume(ctx context.Context, req *csi.NodePublishVolume
 		return nil, err
 	}
 	defer unlock()
-	device, release, err := n.openDevice(ctx, req.GetVolumeContext())
+	device, err := n.devices.Open(ctx, req.GetVolumeContext())
 	if err != nil {
 		return nil, err
 	}
-	defer release()
+	defer device.Close()
 	if err := n.publisher.Admit(ctx, req.GetVolumeId(), device, wanted); err != nil {
 		return nil, err
 	}
 	target := publish.Target{VolumeID: req.GetVolumeId(), Path: wanted.Target}
 	return &csi.NodePublishVolumeResponse{}, n.publisher.Publish(ctx, device, target, wanted.ReadOnly)
-}
-
-// openDevice opens the device of a volume, and keeps others off it until release:
-// two volumes may name the same device.
-func (n *node) openDevice(ctx context.Context, attributes map[string]string) (device *blockdev.Device, release func(), err error) {
-	device, err = n.devices.Open(ctx, attributes)
-	if err != nil {
-		return nil, nil, err
-	}
-	unlock, err := n.inflight.lock("device " + device.Number().String())
-	if err != nil {
-		device.Close()
-		return nil, nil, err
-	}
-	return device, func() { device.Close(); unlock() }, nil
 }
 
 func (n *node) parsePublish(req *csi.NodePublishVolumeRequest) (publish.Publication, error) {

@@ -15,8 +15,8 @@ import (
 )
 
 func checkVolumeID(id string) error {
-	if id == "" {
-		return fmt.Errorf("%w: volume_id is missing", volume.ErrInvalid)
+	if id == "" || strings.Contains(id, "\x00") {
+		return fmt.Errorf("%w: volume_id %q is empty or has a NUL byte", volume.ErrInvalid, id)
 	}
 	return nil
 }
@@ -77,8 +77,8 @@ func (d kubeletDir) check(field, path string) error {
 		return fmt.Errorf("%w: %s is missing", volume.ErrInvalid, field)
 	case !filepath.IsAbs(path):
 		return fmt.Errorf("%w: %s %q is not an absolute path", volume.ErrInvalid, field, path)
-	case filepath.Clean(path) != path:
-		return fmt.Errorf("%w: %s %q has . or .. elements or needless slashes; send the clean path", volume.ErrInvalid, field, path)
+	case filepath.Clean(path) != path || strings.Contains(path, "\x00"):
+		return fmt.Errorf("%w: %s %q has . or .. elements, needless slashes or a NUL byte; send the clean path", volume.ErrInvalid, field, path)
 	case !isBelow(path, d.path) && !isBelow(path, d.resolved):
 		return fmt.Errorf("%w: %s %q is not below the kubelet directory %s; set --kubelet-dir to kubelet's --root-dir",
 			volume.ErrInvalid, field, path, d.path)

@@ -60,6 +60,8 @@ func (f *File) Name() string { return f.name }
 // Close closes the file. There is nothing that could be lost, so it has no error.
 func (f *File) Close() {
 	unix.Close(f.fd) //nolint:errcheck,gosec // Linux closes it in any case (close(2)).
+	// The number is soon another file's.
+	f.fd = -1
 }
 
 // FileInfo is what statx(2) tells of a file.

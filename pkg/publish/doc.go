@@ -13,6 +13,6 @@
 // (docs/adr/0001-records.md).
 //
 // Rules: a volume is a name here; which device it is has been decided and
-// verified before. The caller sees to it that calls for one volume, one target
-// or one device do not overlap.
+// verified before. The caller sees to it that calls for one volume or one target
+// do not overlap.
 package publish

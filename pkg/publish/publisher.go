@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync"
 
 	"github.com/rawblock-csi/rawblock-csi/pkg/blockdev"
 )
@@ -14,6 +15,9 @@ type Publisher struct {
 	state  string
 	sysfs  blockdev.Sysfs
 	bootID string
+	// staging is held while a device is looked for among those of other volumes and
+	// recorded.
+	staging sync.Mutex
 }
 
 // New returns the publisher of this node. It keeps its records in the folder

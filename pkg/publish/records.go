@@ -41,7 +41,7 @@ func shortHash(text string) string {
 // not count: device and sequence numbers begin anew.
 func (r records) staged(bootID string) (record staged, found bool, err error) {
 	text, err := linux.ReadLink(filepath.Join(r.folder, stagedRecord))
-	if errors.Is(err, fs.ErrNotExist) {
+	if noFolder(err) {
 		return staged{}, false, nil
 	}
 	if err != nil {

@@ -40,18 +40,20 @@ func (p *Publisher) Stage(volumeID string, device *blockdev.Device, mode volume.
 			return mismatch(record, device, publications)
 		}
 	}
-	wanted := staged{device.Number(), device.DiskSeq(), mode, p.bootID, volumeID}
-	if err := p.checkOthers(wanted); err != nil {
+	if err := device.CheckFree(); err != nil {
 		return err
 	}
-	if err := device.CheckFree(); err != nil {
+	p.staging.Lock()
+	defer p.staging.Unlock()
+	wanted := staged{device.Number(), device.DiskSeq(), mode, p.bootID, volumeID}
+	if err := p.checkOthers(wanted); err != nil {
 		return err
 	}
 	return records.write(stagedRecord, wanted.String())
 }
 
-// checkOthers returns an error where the device is staged as another volume.
-// Only modes that several nodes may use at once let several volumes share a
+// checkOthers returns an error where the device, or the disk that it is a
+// partition of, or a partition of it, is staged as another volume. Only modes that several nodes may use at once let several volumes share a
 // device: two PersistentVolumes for one disk are otherwise a mistake that ends
 // in two pods writing over each other.
 func (p *Publisher) checkOthers(wanted staged) error {
@@ -64,12 +66,19 @@ func (p *Publisher) checkOthers(wanted staged) error {
 		if err != nil {
 			return err
 		}
-		sameDevice := found && other.number == wanted.number && other.seq == wanted.seq
-		if !sameDevice || other.volumeID == wanted.volumeID || other.mode.MultiNode() && wanted.mode.MultiNode() {
+		// Partitions have the sequence number of their disk.
+		if !found || other.seq != wanted.seq || other.volumeID == wanted.volumeID || other.mode.MultiNode() && wanted.mode.MultiNode() {
+			continue
+		}
+		overlap, err := p.sysfs.Overlap(other.number, wanted.number)
+		if err != nil {
+			return err
+		}
+		if !overlap {
 			continue
 		}
 		return fmt.Errorf("%w: device %s is staged as volume %s with access mode %s; two volumes may share a device only if both have a MULTI_NODE access mode (if that volume is long gone, remove %s)",
-			volume.ErrInUse, wanted.number, other.volumeID, other.mode, filepath.Join(p.state, name))
+			volume.ErrInUse, other.number, other.volumeID, other.mode, filepath.Join(p.state, name))
 	}
 	return nil
 }

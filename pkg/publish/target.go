@@ -66,7 +66,7 @@ func (p place) occupied(info linux.FileInfo) error {
 		volume.ErrPrecondition, p.path(), what)
 }
 
-// noFolder reports whether an error says that the folder of a target is missing.
+// noFolder reports whether an error says that the folder on the way is missing.
 func noFolder(err error) bool {
 	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR)
 }

@@ -138,6 +138,24 @@ func TestTwoVolumesOnOneDevice(t *testing.T) {
 	rig.Must(t, second.Stage(ctx))
 }
 
+// kubernetes #43291: only the parent was probed.
+func TestDiskAndItsPartitionAreTheSameBlocks(t *testing.T) {
+	plugin, disk, ctx := rig.NewPlugin(t), rig.NewDisk(t, 16*rig.MiB), rig.Context(t)
+	first, second := disk.AddPartition(t, 1), disk.AddPartition(t, 2)
+	whole := plugin.NewVolume(t, "whole", disk.Path)
+	parts := []*rig.Volume{plugin.NewVolume(t, "part-1", first), plugin.NewVolume(t, "part-2", second)}
+	for _, part := range parts {
+		rig.Must(t, part.Stage(ctx))
+	}
+	wantCode(t, whole.Stage(ctx), codes.FailedPrecondition)
+	for _, part := range parts {
+		rig.Must(t, part.Unstage(ctx))
+	}
+	rig.Must(t, whole.Stage(ctx))
+	wantCode(t, parts[0].Stage(ctx), codes.FailedPrecondition)
+	rig.Must(t, whole.Unstage(ctx))
+}
+
 // Device names change over a reboot (cloud-provider-openstack #679, hwameistor
 // #982, dell/csi-baremetal #559, rook #7918, kubernetes #55314). The links by
 // identity move with the disk, and a pin refuses another one.

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -42,7 +43,10 @@ func NewDiskWithBlockSize(t testing.TB, size int64, blockSize uint32) *Disk {
 	Must(t, file.Truncate(size))
 	Must(t, file.Close())
 	disk.Plug(t, blockSize)
-	t.Cleanup(func() { disk.Pull(t) })
+	t.Cleanup(func() {
+		disk.clearViews(t)
+		disk.Pull(t)
+	})
 	return disk
 }
 
@@ -99,6 +103,25 @@ func (d *Disk) Detach(t testing.TB) {
 	}
 	if err := linux.ClearLoop(loop); err != nil && !errors.Is(err, unix.ENXIO) {
 		t.Fatal(err)
+	}
+}
+
+// clearViews detaches the loop devices over the disk, which a test that failed has
+// left.
+func (d *Disk) clearViews(t testing.TB) {
+	t.Helper()
+	files, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	Must(t, err)
+	for _, file := range files {
+		if backing, err := os.ReadFile(file); err != nil || strings.TrimSpace(string(backing)) != d.Path {
+			continue
+		}
+		view, err := os.Open("/dev/" + filepath.Base(filepath.Dir(filepath.Dir(file))))
+		Must(t, err)
+		if err := linux.ClearLoop(view); err != nil && !errors.Is(err, unix.ENXIO) {
+			t.Error(err)
+		}
+		view.Close()
 	}
 }
 

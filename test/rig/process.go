@@ -45,6 +45,9 @@ func Start(t testing.TB, binary, kubeletDir, stateDir string, environment ...str
 	return process
 }
 
+// Pid is the number of its process.
+func (p *Process) Pid() int { return p.command.Process.Pid }
+
 // Kill ends the plugin as kill -9 does, if it still runs, and returns what it logged.
 func (p *Process) Kill() string {
 	p.command.Process.Kill() //nolint:errcheck // It may have ended by itself.

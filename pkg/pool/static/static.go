@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"math"
 	"path/filepath"
 	"regexp"
@@ -60,6 +61,9 @@ func New(allow []string, sysfs blockdev.Sysfs) *Pool {
 // named or something that is no block device; volume.ErrNotFound where there is
 // no such device or it has gone; volume.ErrMismatch where a pin does not hold.
 func (p *Pool) Open(_ context.Context, attributes map[string]string) (*blockdev.Device, error) {
+	if err := checkAttributes(attributes); err != nil {
+		return nil, err
+	}
 	path := attributes[DeviceAttribute]
 	resolved, err := p.resolve(path)
 	if err != nil {
@@ -76,14 +80,35 @@ func (p *Pool) Open(_ context.Context, attributes map[string]string) (*blockdev.
 	return device, nil
 }
 
+// checkAttributes refuses attributes that are not read, or say nothing: a pin that
+// is misspelt, or that a template left empty, would guard nothing. Keys with a
+// slash are those of Kubernetes.
+func checkAttributes(attributes map[string]string) error {
+	for _, key := range slices.Sorted(maps.Keys(attributes)) {
+		switch key {
+		case DeviceAttribute: // resolve reads it.
+		case WWIDAttribute, SerialAttribute, SizeAttribute:
+			if strings.TrimSpace(attributes[key]) == "" {
+				return fmt.Errorf("%w: volumeAttributes.%s is empty; set it or leave it out", volume.ErrInvalid, key)
+			}
+		default:
+			if !strings.Contains(key, "/") {
+				return fmt.Errorf("%w: volumeAttributes.%s is unknown; this driver reads %s, %s, %s and %s",
+					volume.ErrInvalid, key, DeviceAttribute, WWIDAttribute, SerialAttribute, SizeAttribute)
+			}
+		}
+	}
+	return nil
+}
+
 // resolve returns the path without links of the device that may be named path.
 func (p *Pool) resolve(path string) (string, error) {
 	if path == "" {
 		return "", fmt.Errorf("%w: volumeAttributes.%s is missing; set it to a stable path of the disk, one below /dev/disk/by-id",
 			volume.ErrInvalid, DeviceAttribute)
 	}
-	if !filepath.IsAbs(path) || filepath.Clean(path) != path {
-		return "", fmt.Errorf("%w: volumeAttributes.%s %q is not an absolute path without . and .. elements",
+	if !filepath.IsAbs(path) || filepath.Clean(path) != path || strings.Contains(path, "\x00") {
+		return "", fmt.Errorf("%w: volumeAttributes.%s %q is not an absolute path without . and .. elements and NUL bytes",
 			volume.ErrInvalid, DeviceAttribute, path)
 	}
 	if !p.allowed(path) {

@@ -131,6 +131,9 @@ func TestPins(t *testing.T) {
 		"zero":              {map[string]string{"size": "0"}, volume.ErrInvalid, "not a whole, positive number"},
 		"beyond 64 bits":    {map[string]string{"size": "16Ei"}, volume.ErrInvalid, "not a whole, positive number"},
 		"inner space":       {map[string]string{"size": "8 Mi"}, volume.ErrInvalid, "is not a size"},
+		"empty pin":         {map[string]string{"wwid": ""}, volume.ErrInvalid, "volumeAttributes.wwid is empty"},
+		"blank pin":         {map[string]string{"serial": " "}, volume.ErrInvalid, "volumeAttributes.serial is empty"},
+		"misspelt pin":      {map[string]string{"wwwid": "naa.5000c500a1b2c3d4"}, volume.ErrInvalid, "volumeAttributes.wwwid is unknown"},
 		"wrong unit":        {map[string]string{"size": "8MiB"}, volume.ErrInvalid, "is not a size"},
 	} {
 		t.Run(name, func(t *testing.T) {
