@@ -115,7 +115,8 @@ func (d *demo) revive(ctx context.Context) error {
 // stopPlugin ends the plugin as Kubernetes does. What is published would stay.
 func (d *demo) stopPlugin(context.Context) error {
 	d.did("kill -TERM %d", d.plugin.process.Pid)
-	if err := errors.Join(d.plugin.connection.Close(), d.plugin.process.Signal(syscall.SIGTERM)); err != nil {
+	d.plugin.connection.Close()
+	if err := d.plugin.process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("stop the plugin: %w", err)
 	}
 	<-d.plugin.ended

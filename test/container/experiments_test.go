@@ -44,6 +44,7 @@ func TestNodeMadeByTheHostIsNotSeenInside(t *testing.T) {
 // must lie on a shared mount when the container starts, and it would bring
 // filesystems only, no devices.
 func TestMountMadeByTheHostIsNotSeenInside(t *testing.T) {
+	rig.RequireProgram(t, "mkfs.ext4")
 	for propagation, seen := range map[string]bool{"rprivate": false, "rslave": true} {
 		t.Run(propagation, func(t *testing.T) {
 			shared := rig.KubeletDir(t)
@@ -99,10 +100,9 @@ func makeNode(t *testing.T, path string, number linux.DeviceNumber) {
 // mountNewFilesystem makes a filesystem on the disk and mounts it until the test ends.
 func mountNewFilesystem(t *testing.T, disk *rig.Disk, folder string) {
 	t.Helper()
-	rig.RequireProgram(t, "mkfs.ext4")
 	if output, err := exec.CommandContext(t.Context(), "mkfs.ext4", "-q", disk.Path).CombinedOutput(); err != nil {
 		t.Fatalf("mkfs.ext4: %v: %s", err, output)
 	}
 	rig.Must(t, unix.Mount(disk.Path, folder, "ext4", 0, ""))
-	t.Cleanup(func() { rig.UnmountAll(t, folder) })
+	t.Cleanup(func() { rig.Must(t, unix.Unmount(folder, unix.MNT_DETACH)) })
 }

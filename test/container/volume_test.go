@@ -19,11 +19,11 @@ const devicePath = "/dev/xvda"
 // What a block volume does instead: the plugin publishes the device before the
 // container starts, and the runtime makes a node for it inside.
 func TestVolumeIsADeviceInside(t *testing.T) {
-	plugin, disk, ctx := rig.NewPlugin(t), rig.NewDisk(t, 8*rig.MiB), rig.Context(t)
+	plugin, disk := rig.NewPlugin(t), rig.NewDisk(t, 8*rig.MiB)
 	volume := plugin.NewVolume(t, "vol", disk.Path)
-	target := volume.Target(t, "pod-1")
-	rig.Must(t, volume.Stage(ctx))
-	rig.Must(t, volume.Publish(ctx, target))
+	defer stage(t, volume)()
+	target, unpublish := publish(t, volume, "pod-1", false)
+	defer unpublish()
 	rig.WriteAt(t, disk.Path, "from the host", 0)
 	pod := startPod(t, target)
 
@@ -35,23 +35,21 @@ func TestVolumeIsADeviceInside(t *testing.T) {
 	if got := rig.ReadAt(t, disk.Backing, 11, 0); got != "from inside" {
 		t.Errorf("on the disk there is %q", got)
 	}
-
-	rig.Must(t, pod.Delete(ctx))
-	rig.Must(t, volume.Unpublish(ctx, target))
-	rig.Must(t, volume.Unstage(ctx))
+	rig.Must(t, pod.Delete(rig.Context(t)))
 }
 
 // Two pods have one disk, and only one of them may write. Both containers have
-// every right to the device that a runtime can give (rwm), as privileged ones
+// every right to their device that a runtime can give (rwm), as privileged ones
 // do: it is what was published that refuses the write.
 func TestReadOnlyVolumeCannotBeWrittenInside(t *testing.T) {
-	plugin, disk, ctx := rig.NewPlugin(t), rig.NewDisk(t, 8*rig.MiB), rig.Context(t)
+	plugin, disk := rig.NewPlugin(t), rig.NewDisk(t, 8*rig.MiB)
 	volume := plugin.NewVolume(t, "vol", disk.Path)
 	volume.Mode = csi.VolumeCapability_AccessMode_SINGLE_NODE_MULTI_WRITER
-	forReader, forWriter := volume.Target(t, "reader"), volume.Target(t, "writer")
-	rig.Must(t, volume.Stage(ctx))
-	rig.Must(t, volume.PublishReadOnly(ctx, forReader))
-	rig.Must(t, volume.Publish(ctx, forWriter))
+	defer stage(t, volume)()
+	forReader, unpublishReader := publish(t, volume, "reader", true)
+	defer unpublishReader()
+	forWriter, unpublishWriter := publish(t, volume, "writer", false)
+	defer unpublishWriter()
 	reader, writer := startPod(t, forReader), startPod(t, forWriter)
 
 	rig.Must(t, writeInside(t, writer, "by the writer"))
@@ -64,12 +62,28 @@ func TestReadOnlyVolumeCannotBeWrittenInside(t *testing.T) {
 		t.Errorf("on the disk there is %q", got)
 	}
 	rig.WriteAt(t, disk.Path, "by the host", 0)
+	rig.Must(t, reader.Delete(rig.Context(t)))
+	rig.Must(t, writer.Delete(rig.Context(t)))
+}
 
-	rig.Must(t, reader.Delete(ctx))
-	rig.Must(t, writer.Delete(ctx))
-	rig.Must(t, volume.Unpublish(ctx, forReader))
-	rig.Must(t, volume.Unpublish(ctx, forWriter))
-	rig.Must(t, volume.Unstage(ctx))
+// stage stages the volume, and returns what unstages it.
+func stage(t *testing.T, volume *rig.Volume) (unstage func()) {
+	t.Helper()
+	rig.RequireContainers(t)
+	rig.Must(t, volume.Stage(rig.Context(t)))
+	return func() { rig.Must(t, volume.Unstage(rig.Context(t))) }
+}
+
+// publish publishes the volume for a pod, and returns where, and what unpublishes it.
+func publish(t *testing.T, volume *rig.Volume, pod string, readOnly bool) (target string, unpublish func()) {
+	t.Helper()
+	target = volume.Target(t, pod)
+	do := volume.Publish
+	if readOnly {
+		do = volume.PublishReadOnly
+	}
+	rig.Must(t, do(rig.Context(t), target))
+	return target, func() { rig.Must(t, volume.Unpublish(rig.Context(t), target)) }
 }
 
 // startPod starts a container with the device that is published at a target.

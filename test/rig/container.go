@@ -16,9 +16,7 @@ type Container struct{ *oci.Container }
 // NewContainer starts a container. Its folder need not be given.
 func NewContainer(t testing.TB, config oci.Config) *Container {
 	t.Helper()
-	RequireRoot(t)
-	RequireProgram(t, "runc")
-	RequireProgram(t, "busybox")
+	RequireContainers(t)
 	if config.Folder == "" {
 		config.Folder = t.TempDir()
 	}
@@ -42,6 +40,15 @@ func (c *Container) Run(t testing.TB, command ...string) string {
 	output, err := c.Exec(Context(t), command...)
 	Must(t, err)
 	return output
+}
+
+// RequireContainers skips the test, loudly, where no container can be started;
+// in CI it fails it.
+func RequireContainers(t testing.TB) {
+	t.Helper()
+	RequireRoot(t)
+	RequireProgram(t, "runc")
+	RequireProgram(t, "busybox")
 }
 
 // RequireProgram skips the test, loudly, where a program is not installed; in CI
