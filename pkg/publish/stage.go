@@ -52,10 +52,11 @@ func (p *Publisher) Stage(volumeID string, device *blockdev.Device, mode volume.
 	return records.write(stagedRecord, wanted.String())
 }
 
-// checkOthers returns an error where the device, or the disk that it is a
-// partition of, or a partition of it, is staged as another volume. Only modes that several nodes may use at once let several volumes share a
-// device: two PersistentVolumes for one disk are otherwise a mistake that ends
-// in two pods writing over each other.
+// checkOthers returns an error where the device, the disk that it is a partition
+// of, or a partition of it, is staged as another volume. Only modes that several
+// nodes may use at once let several volumes share a device: two
+// PersistentVolumes for one disk are otherwise a mistake that ends in two pods
+// writing over each other.
 func (p *Publisher) checkOthers(wanted staged) error {
 	names, err := readNames(p.state)
 	if err != nil {

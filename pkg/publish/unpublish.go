@@ -61,7 +61,7 @@ func (p *Publisher) takeDown(ctx context.Context, target Target) error {
 // could not be looked into.
 func (p *Publisher) peel(ctx context.Context, place place, target Target) (views []uint32, known bool, err error) {
 	logger := klog.FromContext(ctx).WithValues("target", target.Path)
-	for {
+	for layer := 0; ; layer++ {
 		info, found, err := place.stat()
 		if err != nil {
 			return nil, false, fmt.Errorf("look at target_path: %w", err)
@@ -76,7 +76,7 @@ func (p *Publisher) peel(ctx context.Context, place place, target Target) (views
 		if err != nil {
 			logger.Error(err, "Cannot look into the target, unmounting it all the same", "device", info.Device)
 		}
-		known = err == nil
+		known = err == nil && (known || layer == 0)
 		if isView {
 			views = append(views, info.Device.Minor)
 		}
