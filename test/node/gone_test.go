@@ -134,6 +134,8 @@ func TestUnpublishPeelsAllMounts(t *testing.T) {
 	nodes := mountsAt(t, disk.Path)
 	for range 3 {
 		rig.Must(t, unix.Mount(disk.Path, target, "", unix.MS_BIND, ""))
+		// Where /dev is shared, mount(2) puts this one into its peer group.
+		rig.Must(t, unix.Mount("", target, "", unix.MS_PRIVATE, ""))
 	}
 	if mounts := mountsAt(t, target); mounts != 4 {
 		t.Errorf("%d mounts on the target, want 4", mounts)

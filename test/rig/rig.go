@@ -61,6 +61,9 @@ func KubeletDir(t testing.TB) string {
 	Must(t, err)
 	Must(t, unix.Mount(dir, dir, "", unix.MS_BIND, ""))
 	t.Cleanup(func() { UnmountAll(t, dir) })
+	// Out of the peer group of the host's own mount, where that is shared: each
+	// mount would be there twice.
+	Must(t, unix.Mount("", dir, "", unix.MS_PRIVATE, ""))
 	Must(t, unix.Mount("", dir, "", unix.MS_SHARED, ""))
 	return dir
 }
