@@ -137,3 +137,12 @@ func (d *Device) ReadOnly() (bool, error) {
 
 // String names the device for a message: its path and number.
 func (d *Device) String() string { return fmt.Sprintf("%s (%s)", d.node.Name(), d.number) }
+
+// Flush writes what the page cache holds of the device to its medium, as far as it
+// was written before the call.
+func (d *Device) Flush() error {
+	if err := linux.Sync(d.file); err != nil {
+		return fmt.Errorf("flush device %s: %w", d.number, err)
+	}
+	return nil
+}

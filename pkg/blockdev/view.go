@@ -13,7 +13,6 @@ import (
 
 	"github.com/rawblock-csi/rawblock-csi/pkg/crashpoint"
 	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
-	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
 )
 
 // A read-only view is a loop device over a device, for which the loop driver
@@ -22,11 +21,6 @@ import (
 // it is: viewPrefix, the hash of the owner, and the sequence number of the disk
 // below. No file has to say the same.
 const viewPrefix = "rawblock-ro:"
-
-// loopAttempts is how often a free loop device is asked for. Whoever asks at the
-// same time is given the same one, and one of them gets it; so each attempt is
-// lost to somebody who has what he wanted, and needs no waiting.
-const loopAttempts = 4096
 
 func viewLabel(owner string) string {
 	hash := sha256.Sum256([]byte(owner))
@@ -82,39 +76,11 @@ func (d *Device) attachView(label string) (uint32, error) {
 		return 0, fmt.Errorf("block size of device %s: %w", d.number, err)
 	}
 	config := linux.LoopConfig{Backing: d.file, Label: label, BlockSize: blockSize, ReadOnly: true, DirectIO: true}
-	for range loopAttempts {
-		minor, err := linux.FreeLoop()
-		if err != nil {
-			return 0, fmt.Errorf("%w: get a loop device for a read-only view: %w", volume.ErrExhausted, err)
-		}
-		err = configureLoop(minor, config)
-		if errors.Is(err, syscall.EBUSY) || errors.Is(err, os.ErrNotExist) || IsGone(err) {
-			continue // Another process was faster, or removed it.
-		}
-		if err != nil {
-			return 0, fmt.Errorf("set up a read-only view of %s on loop device %d: %w", d, minor, err)
-		}
-		return minor, nil
-	}
-	return 0, fmt.Errorf("%w: other processes took each of %d free loop devices first", volume.ErrExhausted, loopAttempts)
-}
-
-func configureLoop(minor uint32, config linux.LoopConfig) error {
-	loop, err := openLoop(minor)
+	minor, err := attachLoop(config)
 	if err != nil {
-		return err
+		return 0, fmt.Errorf("set up a read-only view of %s: %w", d, err)
 	}
-	defer loop.Close()
-	return linux.ConfigureLoop(loop, config)
-}
-
-func openLoop(minor uint32) (*linux.File, error) {
-	node, err := linux.OpenPath(linux.LoopPath(minor))
-	if err != nil {
-		return nil, err
-	}
-	defer node.Close()
-	return linux.Reopen(node, false)
+	return minor, nil
 }
 
 // IsViewOf reports whether the device is a read-only view that belongs to owner.
@@ -204,26 +170,22 @@ type view struct {
 // use and read-only, so its cost grows with their number; it is not used where
 // the device is known.
 func (s Sysfs) views(owner string) ([]view, error) {
-	folders, err := filepath.Glob(s.path("block", "loop*", "loop"))
+	minors, err := s.loops()
 	if err != nil {
-		return nil, fmt.Errorf("list loop devices: %w", err)
+		return nil, err
 	}
 	var found []view
-	for _, folder := range folders {
-		folder = filepath.Dir(folder)
-		minor, err := strconv.ParseUint(strings.TrimPrefix(filepath.Base(folder), "loop"), 10, 20)
-		if err != nil {
-			continue // Not a name that the loop driver gives.
-		}
-		if readOnly, err := os.ReadFile(filepath.Join(folder, "ro")); err != nil || strings.TrimSpace(string(readOnly)) != "1" {
+	for _, minor := range minors {
+		readOnly, err := os.ReadFile(s.path("block", filepath.Base(linux.LoopPath(minor)), "ro"))
+		if err != nil || strings.TrimSpace(string(readOnly)) != "1" {
 			continue // Gone again meanwhile, or not a view.
 		}
-		label, err := loopLabel(uint32(minor))
+		label, err := loopLabel(minor)
 		if err != nil {
 			return nil, err
 		}
 		if strings.HasPrefix(label, viewLabel(owner)) {
-			found = append(found, view{uint32(minor), label})
+			found = append(found, view{minor, label})
 		}
 	}
 	return found, nil

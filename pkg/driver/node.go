@@ -10,6 +10,7 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
 	"github.com/rawblock-csi/rawblock-csi/pkg/blockdev"
+	"github.com/rawblock-csi/rawblock-csi/pkg/inflight"
 	"github.com/rawblock-csi/rawblock-csi/pkg/publish"
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
 )
@@ -36,7 +37,7 @@ type node struct {
 	devices    devices
 	publisher  *publish.Publisher
 	sysfs      blockdev.Sysfs
-	inflight   inflight
+	inflight   inflight.Names
 }
 
 // NodeStageVolume verifies the device and records which one it is. Nothing is
@@ -47,7 +48,7 @@ func (n *node) NodeStageVolume(ctx context.Context, req *csi.NodeStageVolumeRequ
 	if err := cmp.Or(checkVolumeID(req.GetVolumeId()), n.paths.check("staging_target_path", req.GetStagingTargetPath()), err); err != nil {
 		return nil, err
 	}
-	unlock, err := n.inflight.lock(req.GetVolumeId())
+	unlock, err := n.inflight.Lock(req.GetVolumeId())
 	if err != nil {
 		return nil, err
 	}
@@ -65,7 +66,7 @@ func (n *node) NodeUnstageVolume(_ context.Context, req *csi.NodeUnstageVolumeRe
 	if err := cmp.Or(checkVolumeID(req.GetVolumeId()), n.paths.check("staging_target_path", req.GetStagingTargetPath())); err != nil {
 		return nil, err
 	}
-	unlock, err := n.inflight.lock(req.GetVolumeId())
+	unlock, err := n.inflight.Lock(req.GetVolumeId())
 	if err != nil {
 		return nil, err
 	}
@@ -80,7 +81,7 @@ func (n *node) NodePublishVolume(ctx context.Context, req *csi.NodePublishVolume
 	if err != nil {
 		return nil, err
 	}
-	unlock, err := n.inflight.lock(req.GetVolumeId(), wanted.Target)
+	unlock, err := n.inflight.Lock(req.GetVolumeId(), wanted.Target)
 	if err != nil {
 		return nil, err
 	}
@@ -122,7 +123,7 @@ func (n *node) NodeUnpublishVolume(ctx context.Context, req *csi.NodeUnpublishVo
 	if err := cmp.Or(checkVolumeID(req.GetVolumeId()), n.paths.check("target_path", req.GetTargetPath())); err != nil {
 		return nil, err
 	}
-	unlock, err := n.inflight.lock(req.GetVolumeId(), req.GetTargetPath())
+	unlock, err := n.inflight.Lock(req.GetVolumeId(), req.GetTargetPath())
 	if err != nil {
 		return nil, err
 	}
@@ -153,7 +154,7 @@ func (n *node) NodeExpandVolume(_ context.Context, req *csi.NodeExpandVolumeRequ
 		return nil, err
 	}
 	defer device.Close()
-	unlock, err := n.inflight.lock(req.GetVolumeId())
+	unlock, err := n.inflight.Lock(req.GetVolumeId())
 	if err != nil {
 		return nil, err
 	}

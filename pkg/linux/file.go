@@ -76,6 +76,11 @@ type FileInfo struct {
 	MountRoot bool
 	// Size is the length of a regular file in bytes.
 	Size uint64
+	// Allocated is how many bytes are stored for a regular file. What it shares
+	// with others counts for each.
+	Allocated uint64
+	// ID names the file.
+	ID FileID
 }
 
 // IsBlockDevice reports whether the file is a block device node.
@@ -157,7 +162,7 @@ func StatAt(dir Descriptor, name string) (FileInfo, error) {
 
 func statx(dirfd int, name string, flags int) (FileInfo, error) {
 	var st unix.Statx_t
-	const mask = unix.STATX_TYPE | unix.STATX_SIZE
+	const mask = unix.STATX_TYPE | unix.STATX_SIZE | unix.STATX_BLOCKS | unix.STATX_INO
 	if err := unix.Statx(dirfd, name, flags|unix.AT_NO_AUTOMOUNT, mask, &st); err != nil {
 		return FileInfo{}, err
 	}
@@ -166,6 +171,8 @@ func statx(dirfd int, name string, flags int) (FileInfo, error) {
 		Device:    DeviceNumber{st.Rdev_major, st.Rdev_minor},
 		MountRoot: st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0,
 		Size:      st.Size,
+		Allocated: st.Blocks * 512, // stat(2): whatever the filesystem's own unit is.
+		ID:        FileID{DeviceNumber{st.Dev_major, st.Dev_minor}, st.Ino},
 	}
 	if st.Attributes_mask&unix.STATX_ATTR_MOUNT_ROOT == 0 {
 		// Before Linux 5.8. A device node below a target can only be a mount

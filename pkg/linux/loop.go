@@ -48,6 +48,18 @@ func FreeLoop() (uint32, error) {
 // LoopPath returns the path of the loop device with the given minor number.
 func LoopPath(minor uint32) string { return "/dev/loop" + strconv.FormatUint(uint64(minor), 10) }
 
+// OpenLoop opens the loop device with the given minor number. One that is set up
+// by a descriptor for reading refuses all writes (loop_configure in the kernel's
+// drivers/block/loop.c).
+func OpenLoop(minor uint32, forWriting bool) (*File, error) {
+	flags := unix.O_RDONLY
+	if forWriting {
+		flags = unix.O_RDWR
+	}
+	path := LoopPath(minor)
+	return openAt(unix.AT_FDCWD, path, path, flags)
+}
+
 // ConfigureLoop sets up an open, free loop device in one step (LOOP_CONFIGURE,
 // Linux 5.8). Errors: EBUSY where another process took the device first.
 func ConfigureLoop(loop Descriptor, config LoopConfig) error {
@@ -60,6 +72,44 @@ func ConfigureLoop(loop Descriptor, config LoopConfig) error {
 	}
 	copy(setup.Info.File_name[:MaxLoopLabel], config.Label)
 	return os.NewSyscallError("ioctl LOOP_CONFIGURE", ioctl(loop, unix.LOOP_CONFIGURE, unsafe.Pointer(&setup)))
+}
+
+// LoopStatus is what an open loop device is set up with.
+type LoopStatus struct {
+	// Backing is the file or device node that holds the data.
+	Backing FileID
+	// Ends says that the device goes with its last user (LO_FLAGS_AUTOCLEAR).
+	Ends bool
+	// DirectIO says that the page cache of the backing file is passed by.
+	DirectIO bool
+	// Plain says that the device shows the whole file, and may be written to.
+	Plain bool
+}
+
+// StatusOfLoop tells what an open loop device is set up with
+// (LOOP_GET_STATUS64). Errors: ENXIO where it is not set up.
+func StatusOfLoop(loop Descriptor) (LoopStatus, error) {
+	var status unix.LoopInfo64
+	if err := ioctl(loop, unix.LOOP_GET_STATUS64, unsafe.Pointer(&status)); err != nil {
+		return LoopStatus{}, os.NewSyscallError("ioctl LOOP_GET_STATUS64", err)
+	}
+	return LoopStatus{
+		Backing:  FileID{DeviceNumber{unix.Major(status.Device), unix.Minor(status.Device)}, status.Inode},
+		Ends:     status.Flags&unix.LO_FLAGS_AUTOCLEAR != 0,
+		DirectIO: status.Flags&unix.LO_FLAGS_DIRECT_IO != 0,
+		Plain:    status.Flags&unix.LO_FLAGS_READ_ONLY == 0 && status.Offset == 0 && status.Sizelimit == 0,
+	}, nil
+}
+
+// KeepLoop takes back what ClearLoop has decided for an open loop device that is
+// still in use: it stays when its last user closes it (LOOP_SET_STATUS64).
+func KeepLoop(loop Descriptor) error {
+	var status unix.LoopInfo64
+	if err := ioctl(loop, unix.LOOP_GET_STATUS64, unsafe.Pointer(&status)); err != nil {
+		return os.NewSyscallError("ioctl LOOP_GET_STATUS64", err)
+	}
+	status.Flags &^= unix.LO_FLAGS_AUTOCLEAR
+	return os.NewSyscallError("ioctl LOOP_SET_STATUS64", ioctl(loop, unix.LOOP_SET_STATUS64, unsafe.Pointer(&status)))
 }
 
 // LoopLabel returns the label of an open loop device (LOOP_GET_STATUS64).

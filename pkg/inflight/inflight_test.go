@@ -1,4 +1,4 @@
-package driver
+package inflight
 
 import (
 	"errors"
@@ -10,8 +10,8 @@ import (
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
 )
 
-func TestInflight(t *testing.T) {
-	var calls inflight
+func TestNames(t *testing.T) {
+	var calls Names
 	unlock := mustLock(t, &calls, "volume", "/target")
 	wantAborted(t, &calls, "volume")
 	wantAborted(t, &calls, "/target")
@@ -27,9 +27,9 @@ func TestInflight(t *testing.T) {
 	}
 }
 
-func TestInflightLetsOneIn(t *testing.T) {
+func TestOneIsLetIn(t *testing.T) {
 	var (
-		calls         inflight
+		calls         Names
 		inside, let   atomic.Int32
 		start, finish = make(chan struct{}), sync.WaitGroup{}
 	)
@@ -37,7 +37,7 @@ func TestInflightLetsOneIn(t *testing.T) {
 		finish.Go(func() {
 			<-start
 			for range 100 {
-				unlock, err := calls.lock("volume")
+				unlock, err := calls.Lock("volume")
 				if err != nil {
 					continue
 				}
@@ -57,18 +57,18 @@ func TestInflightLetsOneIn(t *testing.T) {
 	}
 }
 
-func mustLock(t *testing.T, calls *inflight, names ...string) (unlock func()) {
+func mustLock(t *testing.T, calls *Names, names ...string) (unlock func()) {
 	t.Helper()
-	unlock, err := calls.lock(names...)
+	unlock, err := calls.Lock(names...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return unlock
 }
 
-func wantAborted(t *testing.T, calls *inflight, names ...string) {
+func wantAborted(t *testing.T, calls *Names, names ...string) {
 	t.Helper()
-	if _, err := calls.lock(names...); !errors.Is(err, volume.ErrAborted) || !strings.Contains(err.Error(), names[len(names)-1]) {
+	if _, err := calls.Lock(names...); !errors.Is(err, volume.ErrAborted) || !strings.Contains(err.Error(), names[len(names)-1]) {
 		t.Errorf("lock %q: got %v; want %v with the name", names, err, volume.ErrAborted)
 	}
 }
