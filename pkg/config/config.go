@@ -1,35 +1,46 @@
 // Package config reads the node's configuration file. It is strict: an unknown
-// key, a value of the wrong kind or a second document stops the start with the
-// line and what was expected, since a setting that is silently ignored is a
-// disk that is silently offered. It decides nothing else.
+// key, a value of the wrong kind, a pool that overlaps another or a second
+// document stops the start with the line and what was expected, since a setting
+// that is silently ignored is a disk that is silently offered. It decides nothing
+// else, and makes nothing.
+//
+// The file is read into the nodes of the YAML library, which know their lines,
+// and each mapping says in one table which keys it has and what reads them
+// (fields). docs/reference/configuration.md has every key; a test compares it
+// with what is read here.
 package config
 
 import (
-	"bytes"
-	"errors"
 	"fmt"
-	"io"
 	"os"
-	"path"
-	"path/filepath"
-	"strings"
 
 	"go.yaml.in/yaml/v3"
 )
+
+// DefaultDirectory is where the pool of a node without configuration has its
+// files.
+const DefaultDirectory = "/var/lib/rawblock-csi/files"
 
 // Config is the configuration of one node.
 type Config struct {
 	// MaxVolumes is the number of volumes that the scheduler may place on this
 	// node; 0 leaves it unlimited.
-	MaxVolumes Count `yaml:"maxVolumes"`
+	MaxVolumes Count
+	// ControllerExpansion says whether ControllerExpandVolume is offered. Where
+	// the controller runs on every node nobody can call that of the right one:
+	// volumes then grow in NodeExpandVolume.
+	ControllerExpansion bool
+	// Pools make volumes on this node. No two have the same name, directory or
+	// match.
+	Pools []Pool
 	// Devices says what PersistentVolumes may name.
-	Devices Devices `yaml:"devices"`
+	Devices Devices
 }
 
 // Devices says what PersistentVolumes may name.
 type Devices struct {
 	// Allow are patterns (filepath.Match) of the paths that may be named.
-	Allow []Pattern `yaml:"allow"`
+	Allow []Pattern
 }
 
 // Count is a number that is not negative.
@@ -38,79 +49,67 @@ type Count int64
 // Pattern is an absolute path pattern of filepath.Match.
 type Pattern string
 
-// Default is the configuration of a node that has no file: the links that udev
-// names by the identity of a disk may be named. Links by label or UUID of a
-// filesystem are left out, since whoever writes to a disk can forge them.
+// Default is the configuration of a node that has no file: one pool that works
+// on any machine, and the links that udev names by the identity of a disk may be
+// named. Links by label or UUID of a filesystem are left out, since whoever writes
+// to a disk can forge them.
 func Default() Config {
-	return Config{Devices: Devices{Allow: []Pattern{"/dev/disk/by-id/*"}}}
+	return Config{
+		Pools:   []Pool{{Name: "files", File: &FilePool{Directory: DefaultDirectory, Overcommit: 1}}},
+		Devices: Devices{Allow: []Pattern{"/dev/disk/by-id/*"}},
+	}
 }
 
-// Load reads the file at path. What the file leaves out has its default.
+// Load reads the file at path, and looks at the directories that it names. What
+// the file leaves out has its default. The error names the file, and the line
+// where there is one.
 func Load(path string) (Config, error) {
 	content, err := os.ReadFile(path)
 	if err != nil {
 		return Config{}, fmt.Errorf("read configuration: %w", err)
 	}
 	config, err := Parse(content)
+	if err == nil {
+		err = checkDirectories(config.Pools)
+	}
 	if err != nil {
 		return Config{}, fmt.Errorf("configuration %s: %w", path, err)
 	}
 	return config, nil
 }
 
-// Parse reads a configuration. What it leaves out has its default.
+// Parse reads a configuration. What it leaves out has its default. The error
+// names each line at fault.
 func Parse(content []byte) (Config, error) {
-	config := Default()
-	decoder := yaml.NewDecoder(bytes.NewReader(content))
-	decoder.KnownFields(true)
-	if err := decoder.Decode(&config); err != nil && !errors.Is(err, io.EOF) {
-		return Config{}, readable(err)
+	root, err := document(content)
+	if err != nil {
+		return Config{}, err
 	}
-	var second yaml.Node
-	if err := decoder.Decode(&second); !errors.Is(err, io.EOF) {
-		return Config{}, fmt.Errorf("line %d: expected one YAML document, found more", second.Line)
+	config := Default()
+	if root == nil {
+		return config, nil
+	}
+	if err := config.read(root); err != nil {
+		return Config{}, oneLine(err)
 	}
 	return config, nil
 }
 
-// readable takes the words of the YAML library's Go types out of its errors.
-func readable(err error) error {
-	var typeError *yaml.TypeError
-	if !errors.As(err, &typeError) {
-		return err
-	}
-	words := strings.NewReplacer(
-		"not found in type config.Config", "is unknown (expected one of: maxVolumes, devices)",
-		"not found in type config.Devices", "is unknown in devices (expected: allow)",
-		"into config.Config", "(expected a mapping with the keys maxVolumes, devices)",
-		"into config.Devices", "(expected a mapping with the key allow)",
-		"into []config.Pattern", "(expected a list of path patterns)",
-	)
-	return errors.New(words.Replace(strings.Join(typeError.Errors, "; ")))
+func (c *Config) read(node *yaml.Node) error {
+	return fields{
+		{"maxVolumes", into(&c.MaxVolumes, readCount)},
+		{"controllerExpansion", into(&c.ControllerExpansion, readBool)},
+		{"pools", into(&c.Pools, readPools)},
+		{"devices", into(&c.Devices, c.Devices.read)},
+	}.read(node, "the configuration")
 }
 
-// UnmarshalYAML reads a Count.
-func (c *Count) UnmarshalYAML(node *yaml.Node) error {
-	var value int64
-	// The YAML library would cut a fraction off.
-	if err := node.Decode(&value); err != nil || node.ShortTag() != "!!int" || value < 0 {
-		return fmt.Errorf("line %d: %q is not a count; expected a whole number that is not negative", node.Line, node.Value)
-	}
-	*c = Count(value)
-	return nil
-}
-
-// UnmarshalYAML reads a Pattern.
-func (p *Pattern) UnmarshalYAML(node *yaml.Node) error {
-	var value string
-	if err := node.Decode(&value); err != nil {
-		return fmt.Errorf("line %d: %q is not a path pattern; expected an absolute path such as /dev/disk/by-id/*", node.Line, node.Value)
-	}
-	if _, err := path.Match(value, ""); err != nil || !filepath.IsAbs(value) || filepath.Clean(value) != value {
-		return fmt.Errorf("line %d: %q is not a path pattern; expected an absolute path such as /dev/disk/by-id/*", node.Line, value)
-	}
-	*p = Pattern(value)
-	return nil
+// read reads devices, which have what d has where they do not say.
+func (d Devices) read(node *yaml.Node) (Devices, error) {
+	err := fields{
+		{"allow", into(&d.Allow, listOf(readPattern))},
+	}.read(node, "devices")
+	return d, err
 }
 
 // Patterns returns the patterns as plain strings.
