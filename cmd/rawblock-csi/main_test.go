@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"syscall"
 	"testing"
@@ -88,7 +89,7 @@ func TestDefaults(t *testing.T) {
 	var want flags
 	want.Endpoint = "unix:///var/lib/kubelet/plugins/csi.rawblock.dev/csi.sock"
 	want.KubeletDir, want.StateDir, want.loggingFormat = "/var/lib/kubelet", "/run/rawblock-csi", "text"
-	if got != want {
+	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
 }
@@ -99,7 +100,7 @@ func TestRunAndStop(t *testing.T) {
 		t.Run(format, func(t *testing.T) {
 			kubeletDir, disk := rig.KubeletDir(t), rig.NewDisk(t, rig.MiB)
 			config, socket := filepath.Join(t.TempDir(), "config.yaml"), kubeletDir+"/csi.sock"
-			rig.Must(t, os.WriteFile(config, []byte("maxVolumes: 7\ndevices: {allow: [/dev/loop*]}\n"), 0o600))
+			rig.Must(t, os.WriteFile(config, []byte("maxVolumes: 7\npools: []\ndevices: {allow: [/dev/loop*]}\n"), 0o600))
 			command, stdout, stderr := program(t, "--endpoint=unix://"+socket, "--node-id=node-1", "--kubelet-dir="+kubeletDir,
 				"--state-dir="+rig.StateDir(t), "--config="+config, "--v=5", "--logging-format="+format)
 			rig.Must(t, command.Start())

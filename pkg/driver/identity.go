@@ -18,6 +18,9 @@ type identity struct {
 	csi.UnimplementedIdentityServer
 	version string
 	probe   func() error
+	// provisions says that there is a Controller service, snapshots that it makes
+	// snapshots.
+	provisions, snapshots bool
 }
 
 // GetPluginInfo tells the name and version of the plugin.
@@ -25,13 +28,27 @@ func (i *identity) GetPluginInfo(context.Context, *csi.GetPluginInfoRequest) (*c
 	return &csi.GetPluginInfoResponse{Name: Name, VendorVersion: i.version}, nil
 }
 
-// GetPluginCapabilities says that volumes belong to nodes.
+// GetPluginCapabilities says that volumes and snapshots belong to nodes, and that
+// volumes grow while they are in use.
 func (i *identity) GetPluginCapabilities(context.Context, *csi.GetPluginCapabilitiesRequest) (*csi.GetPluginCapabilitiesResponse, error) {
-	return &csi.GetPluginCapabilitiesResponse{Capabilities: []*csi.PluginCapability{{
-		Type: &csi.PluginCapability_Service_{Service: &csi.PluginCapability_Service{
-			Type: csi.PluginCapability_Service_VOLUME_ACCESSIBILITY_CONSTRAINTS,
+	services := []csi.PluginCapability_Service_Type{csi.PluginCapability_Service_VOLUME_ACCESSIBILITY_CONSTRAINTS}
+	if i.provisions {
+		services = append(services, csi.PluginCapability_Service_CONTROLLER_SERVICE)
+	}
+	if i.snapshots {
+		services = append(services, csi.PluginCapability_Service_SNAPSHOT_ACCESSIBILITY_CONSTRAINTS)
+	}
+	response := &csi.GetPluginCapabilitiesResponse{Capabilities: []*csi.PluginCapability{{
+		Type: &csi.PluginCapability_VolumeExpansion_{VolumeExpansion: &csi.PluginCapability_VolumeExpansion{
+			Type: csi.PluginCapability_VolumeExpansion_ONLINE,
 		}},
-	}}}, nil
+	}}}
+	for _, service := range services {
+		response.Capabilities = append(response.Capabilities, &csi.PluginCapability{
+			Type: &csi.PluginCapability_Service_{Service: &csi.PluginCapability_Service{Type: service}},
+		})
+	}
+	return response, nil
 }
 
 // Probe looks whether the plugin can do its work on this node. A node that lacks

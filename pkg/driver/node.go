@@ -19,9 +19,9 @@ import (
 // the node a volume is on.
 const TopologyKey = "topology.rawblock.dev/node"
 
-// devices opens the device of a volume.
+// devices opens the device of a volume that an administrator made.
 type devices interface {
-	// Open returns the device that the attributes of a volume describe, open
+	// Open returns the device that the attributes of the volume describe, open
 	// and verified; the caller closes it. It may be called concurrently.
 	//
 	// Errors: volume.ErrInvalid, volume.ErrNotFound, volume.ErrMismatch.
@@ -31,13 +31,13 @@ type devices interface {
 // node is the CSI Node service.
 type node struct {
 	csi.UnimplementedNodeServer
-	id         string
+	volumes
 	maxVolumes int64
 	paths      kubeletDir
-	devices    devices
 	publisher  *publish.Publisher
 	sysfs      blockdev.Sysfs
-	inflight   inflight.Names
+	// inflight is shared with the Controller service.
+	inflight *inflight.Names
 }
 
 // NodeStageVolume verifies the device and records which one it is. Nothing is
@@ -53,16 +53,30 @@ func (n *node) NodeStageVolume(ctx context.Context, req *csi.NodeStageVolumeRequ
 		return nil, err
 	}
 	defer unlock()
-	device, err := n.devices.Open(ctx, req.GetVolumeContext())
+	device, err := n.open(ctx, req.GetVolumeId(), req.GetVolumeContext())
 	if err != nil {
 		return nil, err
 	}
-	defer device.Close()
-	return &csi.NodeStageVolumeResponse{}, n.publisher.Stage(req.GetVolumeId(), device, mode)
+	err = n.publisher.Stage(req.GetVolumeId(), device, mode)
+	device.Close()
+	if err != nil {
+		return nil, errors.Join(err, n.closeUnstaged(ctx, req.GetVolumeId()))
+	}
+	return &csi.NodeStageVolumeResponse{}, nil
 }
 
-// NodeUnstageVolume forgets the device.
-func (n *node) NodeUnstageVolume(_ context.Context, req *csi.NodeUnstageVolumeRequest) (*csi.NodeUnstageVolumeResponse, error) {
+// closeUnstaged gives up the device of a volume that could not be staged: no
+// NodeUnstageVolume may follow.
+func (n *node) closeUnstaged(ctx context.Context, volumeID string) error {
+	_, staged, err := n.publisher.StagedDevice(volumeID)
+	if err != nil || staged {
+		return err
+	}
+	return n.close(ctx, volumeID)
+}
+
+// NodeUnstageVolume forgets the device, and gives it up.
+func (n *node) NodeUnstageVolume(ctx context.Context, req *csi.NodeUnstageVolumeRequest) (*csi.NodeUnstageVolumeResponse, error) {
 	if err := cmp.Or(checkVolumeID(req.GetVolumeId()), n.paths.check("staging_target_path", req.GetStagingTargetPath())); err != nil {
 		return nil, err
 	}
@@ -71,7 +85,10 @@ func (n *node) NodeUnstageVolume(_ context.Context, req *csi.NodeUnstageVolumeRe
 		return nil, err
 	}
 	defer unlock()
-	return &csi.NodeUnstageVolumeResponse{}, n.publisher.Unstage(req.GetVolumeId())
+	if err := n.publisher.Unstage(req.GetVolumeId()); err != nil {
+		return nil, err
+	}
+	return &csi.NodeUnstageVolumeResponse{}, n.close(ctx, req.GetVolumeId())
 }
 
 // NodePublishVolume verifies the device, decides whether it may be published
@@ -86,7 +103,7 @@ func (n *node) NodePublishVolume(ctx context.Context, req *csi.NodePublishVolume
 		return nil, err
 	}
 	defer unlock()
-	device, err := n.devices.Open(ctx, req.GetVolumeContext())
+	device, err := n.open(ctx, req.GetVolumeId(), req.GetVolumeContext())
 	if err != nil {
 		return nil, err
 	}
@@ -146,9 +163,15 @@ func (n *node) NodeGetVolumeStats(_ context.Context, req *csi.NodeGetVolumeStats
 	}}}, nil
 }
 
-// NodeExpandVolume reports the size that the device has by now, and has a
-// read-only view follow it.
-func (n *node) NodeExpandVolume(_ context.Context, req *csi.NodeExpandVolumeRequest) (*csi.NodeExpandVolumeResponse, error) {
+// NodeExpandVolume grows a volume, if its pool can, and has a read-only view
+// follow it. It does all there is to do: where every node has its own pools, no
+// ControllerExpandVolume reaches the right one. Of a device that an administrator
+// named, it reports the size that the device has by now.
+func (n *node) NodeExpandVolume(ctx context.Context, req *csi.NodeExpandVolumeRequest) (*csi.NodeExpandVolumeResponse, error) {
+	wanted, err := parseRange(req.GetCapacityRange())
+	if err != nil {
+		return nil, err
+	}
 	device, err := n.openVolumePath(req.GetVolumeId(), req.GetVolumePath())
 	if err != nil {
 		return nil, err
@@ -159,19 +182,23 @@ func (n *node) NodeExpandVolume(_ context.Context, req *csi.NodeExpandVolumeRequ
 		return nil, err
 	}
 	defer unlock()
+	if pool, name, ok := n.expander(req.GetVolumeId()); ok {
+		if _, err := pool.Expand(ctx, name, wanted); err != nil {
+			return nil, err
+		}
+	}
 	if err := device.Resize(); err != nil {
 		return nil, err
 	}
-	size := int64(device.Size()) //nolint:gosec // The kernel's own sizes are signed (loff_t).
-	if required := req.GetCapacityRange().GetRequiredBytes(); required > size {
+	if device.Size() < wanted.Required {
 		return nil, fmt.Errorf("%w: capacity_range.required_bytes is %d, but %s has %d bytes; grow the disk itself first",
-			volume.ErrOutOfRange, required, device, size)
+			volume.ErrOutOfRange, wanted.Required, device, device.Size())
 	}
-	if limit := req.GetCapacityRange().GetLimitBytes(); limit != 0 && limit < size {
+	if !wanted.Contains(device.Size()) {
 		return nil, fmt.Errorf("%w: capacity_range.limit_bytes is %d, but %s has %d bytes; a device does not shrink",
-			volume.ErrOutOfRange, limit, device, size)
+			volume.ErrOutOfRange, wanted.Limit, device, device.Size())
 	}
-	return &csi.NodeExpandVolumeResponse{CapacityBytes: size}, nil
+	return &csi.NodeExpandVolumeResponse{CapacityBytes: int64(device.Size())}, nil //nolint:gosec // The kernel's own sizes are signed (loff_t).
 }
 
 // openVolumePath opens the device of a volume by any path where it was published
@@ -213,9 +240,9 @@ func (n *node) openStaged(volumeID, path string) (*blockdev.Device, error) {
 // NodeGetInfo tells the cluster who this node is.
 func (n *node) NodeGetInfo(context.Context, *csi.NodeGetInfoRequest) (*csi.NodeGetInfoResponse, error) {
 	return &csi.NodeGetInfoResponse{
-		NodeId:             n.id,
+		NodeId:             n.node,
 		MaxVolumesPerNode:  n.maxVolumes,
-		AccessibleTopology: &csi.Topology{Segments: map[string]string{TopologyKey: n.id}},
+		AccessibleTopology: n.topology(),
 	}, nil
 }
 

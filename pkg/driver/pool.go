@@ -65,6 +65,8 @@ type snapshotter interface {
 	CreateSnapshot(ctx context.Context, name, of string) (volume.Snapshot, error)
 	// DeleteSnapshot removes a snapshot; one that does not exist is no error.
 	DeleteSnapshot(ctx context.Context, name string) error
+	// GetSnapshot returns a snapshot. Errors: volume.ErrNotFound.
+	GetSnapshot(ctx context.Context, name string) (volume.Snapshot, error)
 	// ListSnapshots returns all snapshots in no order.
 	ListSnapshots(ctx context.Context) ([]volume.Snapshot, error)
 }

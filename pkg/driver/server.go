@@ -14,6 +14,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/rawblock-csi/rawblock-csi/pkg/blockdev"
+	"github.com/rawblock-csi/rawblock-csi/pkg/inflight"
 	"github.com/rawblock-csi/rawblock-csi/pkg/publish"
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
 )
@@ -48,10 +49,29 @@ type Options struct {
 	MetricsAddress string
 	// MaxVolumes is the number of volumes that fit on the node; 0: any.
 	MaxVolumes int64
-	// Devices opens the devices of volumes.
+	// Devices opens the devices of volumes that an administrator made.
 	Devices devices
+	// Pools are what volumes are provisioned from, by their names; without any,
+	// there is no Controller service.
+	Pools map[string]Pool
+	// ControllerExpansion offers ControllerExpandVolume, which is of use only
+	// where every call reaches the node of its volume.
+	ControllerExpansion bool
+	// Collectors are served among the metrics.
+	Collectors []prometheus.Collector
 	// Sysfs is the kernel's device tree.
 	Sysfs blockdev.Sysfs
+}
+
+// Check returns an error for options with which no plugin can run, before
+// anything is made. Errors: volume.ErrInvalid.
+func (o Options) Check() error {
+	if o.NodeID == "" || len(o.NodeID) > maxNodeID {
+		return fmt.Errorf("%w: the node ID %q must have 1 to %d bytes; set --node-id to the name of the Kubernetes node",
+			volume.ErrInvalid, o.NodeID, maxNodeID)
+	}
+	_, err := newKubeletDir(o.KubeletDir)
+	return err
 }
 
 // Run serves the plugin until ctx ends, then lets running calls end, and
@@ -62,13 +82,12 @@ type Options struct {
 // process has the socket; whatever keeps the plugin from serving.
 func Run(ctx context.Context, options Options) error {
 	logger := klog.FromContext(ctx)
+	if err := options.Check(); err != nil {
+		return err
+	}
 	paths, err := newKubeletDir(options.KubeletDir)
 	if err != nil {
 		return err
-	}
-	if options.NodeID == "" || len(options.NodeID) > maxNodeID {
-		return fmt.Errorf("%w: the node ID %q must have 1 to %d bytes; set --node-id to the name of the Kubernetes node",
-			volume.ErrInvalid, options.NodeID, maxNodeID)
 	}
 	publisher, err := publish.New(options.StateDir, options.Sysfs)
 	if err != nil {
@@ -78,6 +97,11 @@ func Run(ctx context.Context, options Options) error {
 	calls, err := newCalls(logger, metrics)
 	if err != nil {
 		return err
+	}
+	for _, collector := range options.Collectors {
+		if err := metrics.Register(collector); err != nil {
+			return fmt.Errorf("register metrics: %w", err)
+		}
 	}
 	socket, err := socketPath(options.Endpoint)
 	if err != nil {
@@ -89,15 +113,7 @@ func Run(ctx context.Context, options Options) error {
 	}
 	probe := probe{paths: paths, sysfs: options.Sysfs, ownNamespace: hasOwnMountNamespace()}
 	server := grpc.NewServer(grpc.UnaryInterceptor(calls.intercept), grpc.NumStreamWorkers(streamWorkers))
-	csi.RegisterIdentityServer(server, &identity{version: options.Version, probe: probe.check})
-	csi.RegisterNodeServer(server, &node{
-		id:         options.NodeID,
-		maxVolumes: options.MaxVolumes,
-		paths:      paths,
-		devices:    options.Devices,
-		publisher:  publisher,
-		sysfs:      options.Sysfs,
-	})
+	options.register(server, paths, publisher, probe.check)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return serve(ctx, server, listener) })
 	ready := probe.check
@@ -112,6 +128,29 @@ func Run(ctx context.Context, options Options) error {
 	}
 	logger.Info("Serving", "driver", Name, "version", options.Version, "node", options.NodeID, "socket", socket)
 	return group.Wait()
+}
+
+// register gives the server the CSI services.
+func (o Options) register(server *grpc.Server, paths kubeletDir, publisher *publish.Publisher, probe func() error) {
+	volumes, inflight := volumes{node: o.NodeID, pools: o.Pools, named: o.Devices}, &inflight.Names{}
+	identity := &identity{version: o.Version, probe: probe, provisions: len(o.Pools) > 0, snapshots: len(volumes.snapshotters()) > 0}
+	csi.RegisterIdentityServer(server, identity)
+	csi.RegisterNodeServer(server, &node{
+		volumes:    volumes,
+		maxVolumes: o.MaxVolumes,
+		paths:      paths,
+		publisher:  publisher,
+		sysfs:      o.Sysfs,
+		inflight:   inflight,
+	})
+	if len(o.Pools) > 0 {
+		csi.RegisterControllerServer(server, &controller{
+			volumes:   volumes,
+			expansion: o.ControllerExpansion,
+			publisher: publisher,
+			inflight:  inflight,
+		})
+	}
 }
 
 // serve serves until ctx ends, then lets running calls end.

@@ -51,6 +51,8 @@ func TestStatAt(t *testing.T) {
 			if test.want.Type != 0 {
 				got.Size = 0 // That of anything else has no meaning here.
 			}
+			wantFileID(t, filepath.Join(dir, test.name), got)
+			got.ID, got.Allocated = linux.FileID{}, 0
 			if got != test.want || got.IsBlockDevice() != (test.name == "block") {
 				t.Errorf("got %+v, want %+v", got, test.want)
 			}
@@ -221,5 +223,16 @@ func TestDescriptorsDoNotReachChildren(t *testing.T) {
 		if flags, err := unix.FcntlInt(opened.Fd(), unix.F_GETFD, 0); err != nil || flags&unix.FD_CLOEXEC == 0 {
 			t.Errorf("%s: flags %#x (%v), want FD_CLOEXEC", name, flags, err)
 		}
+	}
+}
+
+// wantFileID checks the facts that differ from file to file.
+func wantFileID(t *testing.T, path string, got linux.FileInfo) {
+	t.Helper()
+	var want unix.Stat_t
+	rig.Must(t, unix.Lstat(path, &want))
+	id := linux.FileID{Device: linux.DeviceNumber{Major: unix.Major(want.Dev), Minor: unix.Minor(want.Dev)}, Inode: want.Ino}
+	if got.ID != id || got.Allocated != uint64(want.Blocks)*512 {
+		t.Errorf("got %+v, want %+v with %d blocks", got, id, want.Blocks)
 	}
 }

@@ -19,7 +19,7 @@ const devicePath = "/dev/xvda"
 // What a block volume does instead: the plugin publishes the device before the
 // container starts, and the runtime makes a node for it inside.
 func TestVolumeIsADeviceInside(t *testing.T) {
-	plugin, disk := rig.NewPlugin(t), rig.NewDisk(t, 8*rig.MiB)
+	plugin, disk := rig.NewPlugin(t, nil), rig.NewDisk(t, 8*rig.MiB)
 	volume := plugin.NewVolume(t, "vol", disk.Path)
 	defer stage(t, volume)()
 	target, unpublish := publish(t, volume, "pod-1", false)
@@ -42,7 +42,7 @@ func TestVolumeIsADeviceInside(t *testing.T) {
 // every right to their device that a runtime can give (rwm), as privileged ones
 // do: it is what was published that refuses the write.
 func TestReadOnlyVolumeCannotBeWrittenInside(t *testing.T) {
-	plugin, disk := rig.NewPlugin(t), rig.NewDisk(t, 8*rig.MiB)
+	plugin, disk := rig.NewPlugin(t, nil), rig.NewDisk(t, 8*rig.MiB)
 	volume := plugin.NewVolume(t, "vol", disk.Path)
 	volume.Mode = csi.VolumeCapability_AccessMode_SINGLE_NODE_MULTI_WRITER
 	defer stage(t, volume)()

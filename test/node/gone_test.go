@@ -14,7 +14,7 @@ import (
 // kubernetes #109132: the device vanished, and the pod could not be torn down.
 // vsphere-csi-driver #338: unpublish wanted to know more than the target.
 func TestDeviceGoneAtEachPoint(t *testing.T) {
-	plugin := rig.NewPlugin(t)
+	plugin := rig.NewPlugin(t, nil)
 	newVolume := func(t *testing.T) (*rig.Volume, *rig.Disk, string) {
 		disk := rig.NewDisk(t, 8*rig.MiB)
 		volume := plugin.NewVolume(t, t.Name()[len("TestDeviceGoneAtEachPoint/"):], disk.Path)
@@ -81,7 +81,7 @@ func TestDeviceGoneAtEachPoint(t *testing.T) {
 // The same device number can belong to another disk from one moment to the next;
 // only the sequence number tells (cloud-provider-openstack #679 and others).
 func TestNumberReusedBetweenStageAndPublish(t *testing.T) {
-	plugin, ctx := rig.NewPlugin(t), rig.Context(t)
+	plugin, ctx := rig.NewPlugin(t, nil), rig.Context(t)
 	disk, other := rig.NewDisk(t, 8*rig.MiB), rig.NewDisk(t, 8*rig.MiB)
 	volume := plugin.NewVolume(t, "vol", disk.Path)
 	target := volume.Target(t, "pod-1")
@@ -102,7 +102,7 @@ func TestNumberReusedBetweenStageAndPublish(t *testing.T) {
 
 // longhorn #2474: pods stuck in Terminating, resource busy.
 func TestBusyTargetIsDetached(t *testing.T) {
-	plugin, disk, ctx := rig.NewPlugin(t), rig.NewDisk(t, 8*rig.MiB), rig.Context(t)
+	plugin, disk, ctx := rig.NewPlugin(t, nil), rig.NewDisk(t, 8*rig.MiB), rig.Context(t)
 	volume := plugin.NewVolume(t, "vol", disk.Path)
 	target := volume.Target(t, "pod-1")
 	rig.Must(t, volume.Stage(ctx))
@@ -126,7 +126,7 @@ func TestBusyTargetIsDetached(t *testing.T) {
 
 // osc-bsu-csi-driver #130: a double mount that unmount never finished.
 func TestUnpublishPeelsAllMounts(t *testing.T) {
-	plugin, disk, ctx := rig.NewPlugin(t), rig.NewDisk(t, 8*rig.MiB), rig.Context(t)
+	plugin, disk, ctx := rig.NewPlugin(t, nil), rig.NewDisk(t, 8*rig.MiB), rig.Context(t)
 	volume := plugin.NewVolume(t, "vol", disk.Path)
 	target := volume.Target(t, "pod-1")
 	rig.Must(t, volume.Stage(ctx))
@@ -149,7 +149,7 @@ func TestUnpublishPeelsAllMounts(t *testing.T) {
 }
 
 func TestUnpublishOfWhatIsNotThere(t *testing.T) {
-	plugin, disk, ctx := rig.NewPlugin(t), rig.NewDisk(t, 8*rig.MiB), rig.Context(t)
+	plugin, disk, ctx := rig.NewPlugin(t, nil), rig.NewDisk(t, 8*rig.MiB), rig.Context(t)
 	volume := plugin.NewVolume(t, "vol", disk.Path)
 	rig.Must(t, volume.Unpublish(ctx, volume.Target(t, "pod-1")))
 	rig.Must(t, volume.Unpublish(ctx, plugin.KubeletDir+"/no/such/folder/pod-1"))

@@ -19,7 +19,7 @@ import (
 // everything again when it restarts, and removes its folders at the end.
 func TestLifeAsKubeletLivesIt(t *testing.T) {
 	for _, readOnly := range []bool{false, true} {
-		plugin, disk, ctx := rig.NewPlugin(t), rig.NewDisk(t, 8*rig.MiB), rig.Context(t)
+		plugin, disk, ctx := rig.NewPlugin(t, nil), rig.NewDisk(t, 8*rig.MiB), rig.Context(t)
 		volume := plugin.NewVolume(t, "vol", disk.Path)
 		target := volume.Target(t, "pod-uid")
 		publish := volume.Publish
@@ -54,7 +54,7 @@ func TestLifeAsKubeletLivesIt(t *testing.T) {
 
 // A chmod of what is published must not change the host's own node.
 func TestHostNodeCannotBeChangedThroughATarget(t *testing.T) {
-	plugin, disk, ctx := rig.NewPlugin(t), rig.NewDisk(t, 8*rig.MiB), rig.Context(t)
+	plugin, disk, ctx := rig.NewPlugin(t, nil), rig.NewDisk(t, 8*rig.MiB), rig.Context(t)
 	volume := plugin.NewVolume(t, "vol", disk.Path)
 	target := volume.Target(t, "pod-1")
 	rig.Must(t, volume.Stage(ctx))

@@ -18,7 +18,7 @@ import (
 
 func TestManyVolumesAtOnce(t *testing.T) {
 	const volumes = 64
-	plugin, ctx := rig.NewPlugin(t), rig.Context(t)
+	plugin, ctx := rig.NewPlugin(t, nil), rig.Context(t)
 	type job struct {
 		*rig.Volume
 		target   string
@@ -56,7 +56,7 @@ func TestManyVolumesAtOnce(t *testing.T) {
 // Calls for one volume exclude each other: whatever they answer, the target is
 // whole afterwards.
 func TestRacingCallsForOneVolume(t *testing.T) {
-	plugin, disk, ctx := rig.NewPlugin(t), rig.NewDisk(t, rig.MiB), rig.Context(t)
+	plugin, disk, ctx := rig.NewPlugin(t, nil), rig.NewDisk(t, rig.MiB), rig.Context(t)
 	volume := plugin.NewVolume(t, "vol", disk.Path)
 	volume.Mode = csi.VolumeCapability_AccessMode_SINGLE_NODE_MULTI_WRITER
 	target := volume.Target(t, "pod-1")
@@ -87,7 +87,7 @@ func TestRacingCallsForOneVolume(t *testing.T) {
 
 // A caller that has gone does not leave a call half done.
 func TestCancelledCall(t *testing.T) {
-	plugin, disk := rig.NewPlugin(t), rig.NewDisk(t, rig.MiB)
+	plugin, disk := rig.NewPlugin(t, nil), rig.NewDisk(t, rig.MiB)
 	volume := plugin.NewVolume(t, "vol", disk.Path)
 	target := volume.Target(t, "pod-1")
 	rig.Must(t, volume.Stage(rig.Context(t)))

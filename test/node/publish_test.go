@@ -15,7 +15,7 @@ import (
 )
 
 func TestPublishedDeviceIsTheDisk(t *testing.T) {
-	plugin, disk, ctx := rig.NewPlugin(t), rig.NewDisk(t, 8*rig.MiB), rig.Context(t)
+	plugin, disk, ctx := rig.NewPlugin(t, nil), rig.NewDisk(t, 8*rig.MiB), rig.Context(t)
 	volume := plugin.NewVolume(t, "vol", disk.Path)
 	target := volume.Target(t, "pod-1")
 	rig.Must(t, volume.Stage(ctx))
@@ -31,7 +31,7 @@ func TestPublishedDeviceIsTheDisk(t *testing.T) {
 }
 
 func TestEveryCallCanBeRepeated(t *testing.T) {
-	plugin, disk, ctx := rig.NewPlugin(t), rig.NewDisk(t, 8*rig.MiB), rig.Context(t)
+	plugin, disk, ctx := rig.NewPlugin(t, nil), rig.NewDisk(t, 8*rig.MiB), rig.Context(t)
 	volume := plugin.NewVolume(t, "vol", disk.Path)
 	target := volume.Target(t, "pod-1")
 	publish := func(ctx context.Context) error { return volume.Publish(ctx, target) }
@@ -49,7 +49,7 @@ func TestEveryCallCanBeRepeated(t *testing.T) {
 }
 
 func TestPublishCompletesAPlainFile(t *testing.T) {
-	plugin, disk, ctx := rig.NewPlugin(t), rig.NewDisk(t, 8*rig.MiB), rig.Context(t)
+	plugin, disk, ctx := rig.NewPlugin(t, nil), rig.NewDisk(t, 8*rig.MiB), rig.Context(t)
 	volume := plugin.NewVolume(t, "vol", disk.Path)
 	target := volume.Target(t, "pod-1")
 	rig.Must(t, os.WriteFile(target, nil, 0o640))
@@ -61,7 +61,7 @@ func TestPublishCompletesAPlainFile(t *testing.T) {
 }
 
 func TestForeignTargetIsAnErrorThatLosesNothing(t *testing.T) {
-	plugin, disk, other := rig.NewPlugin(t), rig.NewDisk(t, 8*rig.MiB), rig.NewDisk(t, 8*rig.MiB)
+	plugin, disk, other := rig.NewPlugin(t, nil), rig.NewDisk(t, 8*rig.MiB), rig.NewDisk(t, 8*rig.MiB)
 	for name, test := range map[string]struct {
 		make      func(path string) error
 		publish   codes.Code
@@ -103,7 +103,7 @@ func TestForeignTargetIsAnErrorThatLosesNothing(t *testing.T) {
 }
 
 func TestRequestsThatAreRefused(t *testing.T) {
-	plugin, disk := rig.NewPlugin(t), rig.NewDisk(t, 8*rig.MiB)
+	plugin, disk := rig.NewPlugin(t, nil), rig.NewDisk(t, 8*rig.MiB)
 	volume := plugin.NewVolume(t, "vol", disk.Path)
 	target := volume.Target(t, "pod-1")
 	rig.Must(t, volume.Stage(rig.Context(t)))
@@ -147,7 +147,7 @@ func TestRequestsThatAreRefused(t *testing.T) {
 // The tables of a second publish in the CSI specification, at NodePublishVolume.
 func TestSecondPublish(t *testing.T) {
 	const ok, exists, precondition = codes.OK, codes.AlreadyExists, codes.FailedPrecondition
-	plugin := rig.NewPlugin(t)
+	plugin := rig.NewPlugin(t, nil)
 	for mode, want := range map[csi.VolumeCapability_AccessMode_Mode]struct{ otherArguments, otherTarget, bothOther codes.Code }{
 		csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER:        {exists, precondition, precondition},
 		csi.VolumeCapability_AccessMode_SINGLE_NODE_SINGLE_WRITER: {exists, precondition, precondition},
@@ -183,7 +183,7 @@ func TestSecondPublish(t *testing.T) {
 }
 
 func TestSecondPublishWithAnotherAccessMode(t *testing.T) {
-	plugin, disk, ctx := rig.NewPlugin(t), rig.NewDisk(t, 8*rig.MiB), rig.Context(t)
+	plugin, disk, ctx := rig.NewPlugin(t, nil), rig.NewDisk(t, 8*rig.MiB), rig.Context(t)
 	volume := plugin.NewVolume(t, "vol", disk.Path)
 	volume.Mode = csi.VolumeCapability_AccessMode_MULTI_NODE_MULTI_WRITER
 	rig.Must(t, volume.Stage(ctx))
@@ -197,7 +197,7 @@ func TestSecondPublishWithAnotherAccessMode(t *testing.T) {
 }
 
 func TestUnstageWhilePublishedIsRefused(t *testing.T) {
-	plugin, disk, ctx := rig.NewPlugin(t), rig.NewDisk(t, 8*rig.MiB), rig.Context(t)
+	plugin, disk, ctx := rig.NewPlugin(t, nil), rig.NewDisk(t, 8*rig.MiB), rig.Context(t)
 	volume := plugin.NewVolume(t, "vol", disk.Path)
 	target := volume.Target(t, "pod-1")
 	rig.Must(t, volume.Stage(ctx))

@@ -31,7 +31,7 @@ func TestReadOnlyPublishRefusesWrites(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			plugin, disk, ctx := rig.NewPlugin(t), rig.NewDisk(t, 8*rig.MiB), rig.Context(t)
+			plugin, disk, ctx := rig.NewPlugin(t, nil), rig.NewDisk(t, 8*rig.MiB), rig.Context(t)
 			volume := plugin.NewVolume(t, "vol", disk.Path)
 			target := volume.Target(t, "pod-1")
 			do := publish(volume)
@@ -62,7 +62,7 @@ func TestReadOnlyPublishRefusesWrites(t *testing.T) {
 }
 
 func TestReadOnlyBesideWritable(t *testing.T) {
-	plugin, disk, ctx := rig.NewPlugin(t), rig.NewDisk(t, 8*rig.MiB), rig.Context(t)
+	plugin, disk, ctx := rig.NewPlugin(t, nil), rig.NewDisk(t, 8*rig.MiB), rig.Context(t)
 	volume := plugin.NewVolume(t, "vol", disk.Path)
 	volume.Mode = csi.VolumeCapability_AccessMode_SINGLE_NODE_MULTI_WRITER
 	writer, reader := volume.Target(t, "writer"), volume.Target(t, "reader")
@@ -84,7 +84,7 @@ func TestReadOnlyBesideWritable(t *testing.T) {
 // Kubelet locks what is published with a loop device over it, and so opens it
 // for writing first.
 func TestLosetupOnAReadOnlyTargetSucceeds(t *testing.T) {
-	plugin, disk, ctx := rig.NewPlugin(t), rig.NewDiskWithBlockSize(t, 8*rig.MiB, 4096), rig.Context(t)
+	plugin, disk, ctx := rig.NewPlugin(t, nil), rig.NewDiskWithBlockSize(t, 8*rig.MiB, 4096), rig.Context(t)
 	volume := plugin.NewVolume(t, "vol", disk.Path)
 	target := volume.Target(t, "pod-1")
 	rig.Must(t, volume.Stage(ctx))
@@ -100,7 +100,7 @@ func TestLosetupOnAReadOnlyTargetSucceeds(t *testing.T) {
 }
 
 func TestReadOnlyViewGrowsWithTheDisk(t *testing.T) {
-	plugin, disk, ctx := rig.NewPlugin(t), rig.NewDisk(t, 8*rig.MiB), rig.Context(t)
+	plugin, disk, ctx := rig.NewPlugin(t, nil), rig.NewDisk(t, 8*rig.MiB), rig.Context(t)
 	volume := plugin.NewVolume(t, "vol", disk.Path)
 	target := volume.Target(t, "pod-1")
 	rig.Must(t, volume.Stage(ctx))
@@ -118,7 +118,7 @@ func TestReadOnlyViewGrowsWithTheDisk(t *testing.T) {
 }
 
 func TestReadOnlyDiskIsPublishedReadOnlyOnly(t *testing.T) {
-	plugin, disk, ctx := rig.NewPlugin(t), rig.NewDisk(t, 8*rig.MiB), rig.Context(t)
+	plugin, disk, ctx := rig.NewPlugin(t, nil), rig.NewDisk(t, 8*rig.MiB), rig.Context(t)
 	volume := plugin.NewVolume(t, "vol", disk.Path)
 	target := volume.Target(t, "pod-1")
 	setReadOnly(t, disk, 1)

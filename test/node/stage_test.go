@@ -13,7 +13,7 @@ import (
 )
 
 func TestStageRequestsThatAreRefused(t *testing.T) {
-	plugin, disk := rig.NewPlugin(t), rig.NewDisk(t, 8*rig.MiB)
+	plugin, disk := rig.NewPlugin(t, nil), rig.NewDisk(t, 8*rig.MiB)
 	for name, test := range map[string]struct {
 		change func(*csi.NodeStageVolumeRequest)
 		want   codes.Code
@@ -47,7 +47,7 @@ func TestStageRequestsThatAreRefused(t *testing.T) {
 }
 
 func TestDeviceInUseByTheHostIsRefused(t *testing.T) {
-	plugin, disk, ctx := rig.NewPlugin(t), rig.NewDisk(t, 32*rig.MiB), rig.Context(t)
+	plugin, disk, ctx := rig.NewPlugin(t, nil), rig.NewDisk(t, 32*rig.MiB), rig.Context(t)
 	volume := plugin.NewVolume(t, "vol", disk.Path)
 	target := volume.Target(t, "pod-1")
 	claim := func() *os.File {
@@ -80,7 +80,7 @@ func TestDeviceInUseByTheHostIsRefused(t *testing.T) {
 // harvester docs #519: after a reboot kubelet publishes without staging, and a
 // plain file lies at the staging path.
 func TestPublishAfterReboot(t *testing.T) {
-	plugin, disk, ctx := rig.NewPlugin(t), rig.NewDisk(t, 8*rig.MiB), rig.Context(t)
+	plugin, disk, ctx := rig.NewPlugin(t, nil), rig.NewDisk(t, 8*rig.MiB), rig.Context(t)
 	volume := plugin.NewVolume(t, "vol", disk.Path)
 	target := volume.Target(t, "pod-1")
 	t.Run("plain file at the staging path", func(t *testing.T) {
@@ -123,7 +123,7 @@ func TestPublishAfterReboot(t *testing.T) {
 
 // Azure kubernetes-volume-drivers #117: one disk, two users at once.
 func TestTwoVolumesOnOneDevice(t *testing.T) {
-	plugin, disk, ctx := rig.NewPlugin(t), rig.NewDisk(t, 8*rig.MiB), rig.Context(t)
+	plugin, disk, ctx := rig.NewPlugin(t, nil), rig.NewDisk(t, 8*rig.MiB), rig.Context(t)
 	first, second := plugin.NewVolume(t, "vol-1", disk.Path), plugin.NewVolume(t, "vol-2", disk.Path)
 	rig.Must(t, first.Stage(ctx))
 	wantCode(t, second.Stage(ctx), codes.FailedPrecondition)
@@ -140,7 +140,7 @@ func TestTwoVolumesOnOneDevice(t *testing.T) {
 
 // kubernetes #43291: only the parent was probed.
 func TestDiskAndItsPartitionAreTheSameBlocks(t *testing.T) {
-	plugin, disk, ctx := rig.NewPlugin(t), rig.NewDisk(t, 16*rig.MiB), rig.Context(t)
+	plugin, disk, ctx := rig.NewPlugin(t, nil), rig.NewDisk(t, 16*rig.MiB), rig.Context(t)
 	first, second := disk.AddPartition(t, 1), disk.AddPartition(t, 2)
 	whole := plugin.NewVolume(t, "whole", disk.Path)
 	parts := []*rig.Volume{plugin.NewVolume(t, "part-1", first), plugin.NewVolume(t, "part-2", second)}
@@ -160,7 +160,7 @@ func TestDiskAndItsPartitionAreTheSameBlocks(t *testing.T) {
 // #982, dell/csi-baremetal #559, rook #7918, kubernetes #55314). The links by
 // identity move with the disk, and a pin refuses another one.
 func TestSwappedNames(t *testing.T) {
-	plugin, ctx := rig.NewPlugin(t), rig.Context(t)
+	plugin, ctx := rig.NewPlugin(t, nil), rig.Context(t)
 	small, large := rig.NewDisk(t, 8*rig.MiB), rig.NewDisk(t, 16*rig.MiB)
 	volume := plugin.NewVolume(t, "vol", small.Path)
 	volume.Context["size"] = "8Mi"
@@ -172,7 +172,7 @@ func TestSwappedNames(t *testing.T) {
 }
 
 func TestStats(t *testing.T) {
-	plugin, disk, ctx := rig.NewPlugin(t), rig.NewDisk(t, 8*rig.MiB), rig.Context(t)
+	plugin, disk, ctx := rig.NewPlugin(t, nil), rig.NewDisk(t, 8*rig.MiB), rig.Context(t)
 	volume := plugin.NewVolume(t, "vol", disk.Path)
 	target := volume.Target(t, "pod-1")
 	rig.Must(t, volume.Stage(ctx))
@@ -200,7 +200,7 @@ func TestStats(t *testing.T) {
 }
 
 func TestExpand(t *testing.T) {
-	plugin, disk, ctx := rig.NewPlugin(t), rig.NewDisk(t, 8*rig.MiB), rig.Context(t)
+	plugin, disk, ctx := rig.NewPlugin(t, nil), rig.NewDisk(t, 8*rig.MiB), rig.Context(t)
 	volume := plugin.NewVolume(t, "vol", disk.Path)
 	target := volume.Target(t, "pod-1")
 	rig.Must(t, volume.Stage(ctx))
@@ -226,7 +226,7 @@ func TestExpand(t *testing.T) {
 }
 
 func TestNodeInfo(t *testing.T) {
-	plugin, ctx := rig.NewPlugin(t), rig.Context(t)
+	plugin, ctx := rig.NewPlugin(t, nil), rig.Context(t)
 	info, err := plugin.NodeGetInfo(ctx, &csi.NodeGetInfoRequest{})
 	rig.Must(t, err)
 	if info.GetNodeId() != rig.NodeID || info.GetAccessibleTopology().GetSegments()["topology.rawblock.dev/node"] != rig.NodeID {

@@ -25,6 +25,7 @@ const NodeID = "node-of-the-rig"
 // Plugin is the real plugin, served on a socket, and the paths of one volume.
 type Plugin struct {
 	csi.IdentityClient
+	csi.ControllerClient
 	csi.NodeClient
 	// Socket is the path of the CSI socket.
 	Socket string
@@ -35,8 +36,8 @@ type Plugin struct {
 }
 
 // NewPlugin serves the plugin from this process, until the test ends. Volumes
-// may name loop devices.
-func NewPlugin(t testing.TB) *Plugin {
+// may name loop devices; pools there are where they are given.
+func NewPlugin(t testing.TB, pools map[string]driver.Pool) *Plugin {
 	t.Helper()
 	kubeletDir := KubeletDir(t)
 	sysfs := blockdev.NewSysfs("/sys")
@@ -47,7 +48,10 @@ func NewPlugin(t testing.TB) *Plugin {
 		KubeletDir: kubeletDir,
 		StateDir:   StateDir(t),
 		Devices:    static.New([]string{"/dev/loop*"}, sysfs),
+		Pools:      pools,
 		Sysfs:      sysfs,
+
+		ControllerExpansion: true,
 	}
 	Serve(t, options)
 	plugin := Connect(t, options.Endpoint, kubeletDir)
@@ -59,7 +63,8 @@ func NewPlugin(t testing.TB) *Plugin {
 func Serve(t testing.TB, options driver.Options) {
 	t.Helper()
 	logger := ktesting.NewLogger(t, ktesting.NewConfig(ktesting.Verbosity(0), ktesting.BufferLogs(true)))
-	ctx, stop := context.WithCancel(klog.NewContext(t.Context(), logger))
+	// Calls made while the test is taken down still need it.
+	ctx, stop := context.WithCancel(klog.NewContext(context.WithoutCancel(t.Context()), logger))
 	ended := make(chan error, 1)
 	go func() { ended <- driver.Run(ctx, options) }()
 	t.Cleanup(func() {
@@ -81,7 +86,13 @@ func Connect(t testing.TB, socket, kubeletDir string) *Plugin {
 		grpc.WithDefaultCallOptions(grpc.WaitForReady(true)))
 	Must(t, err)
 	t.Cleanup(func() { conn.Close() })
-	return &Plugin{IdentityClient: csi.NewIdentityClient(conn), NodeClient: csi.NewNodeClient(conn), Socket: socket, KubeletDir: kubeletDir}
+	return &Plugin{
+		IdentityClient:   csi.NewIdentityClient(conn),
+		ControllerClient: csi.NewControllerClient(conn),
+		NodeClient:       csi.NewNodeClient(conn),
+		Socket:           socket,
+		KubeletDir:       kubeletDir,
+	}
 }
 
 // Volume is one volume of a plugin, with its paths as kubelet chooses them.

@@ -29,12 +29,19 @@ type Process struct {
 }
 
 // Start runs the plugin's binary with a kubelet directory, a state directory and
-// additional environment variables. Volumes may name loop devices. It is killed with the test.
+// additional environment variables. Volumes may name loop devices; there are no
+// pools. It is killed with the test.
 func Start(t testing.TB, binary, kubeletDir, stateDir string, environment ...string) *Process {
+	t.Helper()
+	return StartWithPools(t, "[]", binary, kubeletDir, stateDir, environment...)
+}
+
+// StartWithPools does the same with the pools of a configuration.
+func StartWithPools(t testing.TB, pools, binary, kubeletDir, stateDir string, environment ...string) *Process {
 	t.Helper()
 	folder := t.TempDir()
 	config, socket := filepath.Join(folder, "config.yaml"), filepath.Join(kubeletDir, "csi.sock")
-	Must(t, os.WriteFile(config, []byte("devices: {allow: [/dev/loop*]}\n"), 0o600))
+	Must(t, os.WriteFile(config, []byte("devices: {allow: [/dev/loop*]}\npools: "+pools+"\n"), 0o600))
 	process := &Process{command: exec.Command(binary, //nolint:noctx // Kill ends it, at the point that the test wants.
 		"--endpoint="+socket, "--node-id="+NodeID, "--kubelet-dir="+kubeletDir, "--state-dir="+stateDir, "--config="+config)}
 	process.command.Env = append(os.Environ(), environment...)

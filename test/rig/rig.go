@@ -18,17 +18,30 @@ import (
 )
 
 // Main runs the tests of a package and ends the process. It fails the run where
-// the tests leave something on the machine.
+// the tests leave something on the machine: what is in their temporary folder, or
+// built upon it, counts, so that tests of others may run at the same time.
 func Main(m *testing.M) {
-	before := takeInventory()
+	os.Exit(run(m))
+}
+
+func run(m *testing.M) int {
+	// The paths of sockets must be short (unix(7)).
+	folder, err := os.MkdirTemp("", "rb")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(folder)
+	os.Setenv("TMPDIR", folder)
+	before := takeInventory(folder)
 	code := m.Run()
 	if os.Geteuid() == 0 && code == 0 {
-		if left := leftovers(before); len(left) > 0 {
+		if left := leftovers(folder, before); len(left) > 0 {
 			fmt.Fprintf(os.Stderr, "FAIL: the tests left behind:\n  %s\n", strings.Join(left, "\n  "))
-			code = 1
+			return 1
 		}
 	}
-	os.Exit(code)
+	return code
 }
 
 // RequireRoot skips the test, loudly, unless it runs as root; in CI it fails it.
@@ -112,17 +125,19 @@ func MountPoints(t testing.TB) []string {
 // inventory is what a test could leave, by its name, with how often it is there.
 type inventory map[string]int
 
-func takeInventory() inventory {
+func takeInventory(folder string) inventory {
 	found := inventory{}
 	if table, err := os.ReadFile("/proc/self/mountinfo"); err == nil {
 		for line := range strings.Lines(string(table)) {
-			found["mount "+strings.Fields(line)[4]]++
+			if point := strings.Fields(line)[4]; strings.HasPrefix(point, folder+"/") {
+				found["mount "+point]++
+			}
 		}
 	}
 	files, _ := filepath.Glob("/sys/block/loop*/loop/backing_file")
 	for _, file := range files {
-		if backing, err := os.ReadFile(file); err == nil {
-			found["loop device over "+strings.TrimSpace(string(backing))]++
+		if backing := backingFile(filepath.Base(filepath.Dir(filepath.Dir(file)))); strings.HasPrefix(backing, folder+"/") {
+			found["loop device over "+backing]++
 		}
 	}
 	descriptors, _ := filepath.Glob("/proc/self/fd/*")
@@ -139,13 +154,31 @@ func takeInventory() inventory {
 	return found
 }
 
+// backingFile returns the file below a loop device, also where other loop devices
+// or partitions are between them.
+func backingFile(name string) string {
+	for range 4 {
+		content, err := os.ReadFile("/sys/block/" + name + "/loop/backing_file")
+		if err != nil {
+			return ""
+		}
+		backing := strings.TrimSpace(string(content))
+		if !strings.HasPrefix(backing, "/dev/loop") {
+			return backing
+		}
+		number, _, _ := strings.Cut(strings.TrimPrefix(backing, "/dev/loop"), "p")
+		name = "loop" + number
+	}
+	return ""
+}
+
 // leftovers lists what is there now and was not before. The kernel and the
 // runtime take a moment to clear up after a lazy unmount or a closed connection.
-func leftovers(before inventory) []string {
+func leftovers(folder string, before inventory) []string {
 	var left []string
 	for range 50 {
 		left = nil
-		for name, count := range takeInventory() {
+		for name, count := range takeInventory(folder) {
 			if extra := count - before[name]; extra > 0 {
 				left = append(left, fmt.Sprintf("%s (%d more)", name, extra))
 			}

@@ -39,11 +39,10 @@ func parseParameters(values map[string]string) (parameters, error) {
 		value := values[key]
 		switch key {
 		case ThinParameter:
-			thin, err := strconv.ParseBool(value)
-			if err != nil {
+			if value != "true" && value != "false" {
 				return parameters{}, fmt.Errorf(`%w: parameter %s is %q; expected "true" or "false"`, volume.ErrInvalid, key, value)
 			}
-			p.thin = thin
+			p.thin = value == "true"
 		case BlockSizeParameter:
 			size, err := strconv.ParseUint(value, 10, 32)
 			if err != nil || !validBlockSize(uint32(size)) {

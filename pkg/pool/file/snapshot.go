@@ -21,7 +21,7 @@ func (p *Pool) CreateSnapshot(ctx context.Context, name, of string) (volume.Snap
 			return volume.Snapshot{}, err
 		}
 	}
-	snapshot, err := p.readSnapshot(name)
+	snapshot, err := p.GetSnapshot(ctx, name)
 	if err == nil && snapshot.Volume != of {
 		err = fmt.Errorf("%w: snapshot %s is of volume %s, not %s", volume.ErrIncompatible, name, snapshot.Volume, of)
 	}
@@ -51,7 +51,8 @@ func (p *Pool) createSnapshot(ctx context.Context, name, of string) error {
 	}, p.snapshot(name))
 }
 
-func (p *Pool) readSnapshot(name string) (volume.Snapshot, error) {
+// GetSnapshot returns a snapshot; see driver's snapshotter.
+func (p *Pool) GetSnapshot(_ context.Context, name string) (volume.Snapshot, error) {
 	r, info, err := p.snapshot(name).read()
 	if err != nil {
 		return volume.Snapshot{}, fmt.Errorf("snapshot %s of pool %s: %w", name, p.name, err)
@@ -78,7 +79,7 @@ func (p *Pool) ListSnapshots(ctx context.Context) ([]volume.Snapshot, error) {
 	}
 	var snapshots []volume.Snapshot
 	for _, name := range names {
-		snapshot, err := p.readSnapshot(name)
+		snapshot, err := p.GetSnapshot(ctx, name)
 		if errors.Is(err, volume.ErrNotFound) {
 			continue // It has gone meanwhile.
 		}
