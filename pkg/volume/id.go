@@ -3,7 +3,6 @@ package volume
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"fmt"
 	"regexp"
 	"strings"
 )
@@ -84,12 +83,3 @@ func Label(name string) string { return uuidName.ReplaceAllString(name, "$1$2$3$
 
 // NameOfLabel returns the name of the volume with a label.
 func NameOfLabel(label string) string { return uuidLabel.ReplaceAllString(label, "$1$2-$3-$4-$5-$6") }
-
-// CheckName returns an error that wraps ErrInvalid unless the text is a name that
-// NameOf or SnapshotNameOf can return.
-func CheckName(name string) error {
-	if !plainName.MatchString(name) || len(name) > maxSnapshotName {
-		return fmt.Errorf("%w: %q is not the name of a volume or snapshot", ErrInvalid, name)
-	}
-	return nil
-}

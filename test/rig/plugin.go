@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -99,7 +100,7 @@ func Connect(t testing.TB, socket, kubeletDir string) *Plugin {
 type Volume struct {
 	// ID is the volume's handle.
 	ID string
-	// Device is the path that the volume names.
+	// Device is the path that the volume names, if an administrator made it.
 	Device string
 	// Staging is the staging folder.
 	Staging string
@@ -113,19 +114,30 @@ type Volume struct {
 // NewVolume makes the paths for a volume on the device with the given path.
 func (p *Plugin) NewVolume(t testing.TB, id, device string) *Volume {
 	t.Helper()
-	staging := filepath.Join(p.KubeletDir, "plugins/kubernetes.io/csi/volumeDevices/staging", id)
-	Must(t, os.MkdirAll(staging, 0o750))
-	return &Volume{
-		ID: id, Device: device, Staging: staging, plugin: p,
-		Context: map[string]string{static.DeviceAttribute: device},
-		Mode:    csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER,
-	}
+	v := p.Provisioned(t, id)
+	v.Device, v.Context = device, map[string]string{static.DeviceAttribute: device}
+	return v
 }
+
+// Provisioned makes the paths for a volume of a pool.
+func (p *Plugin) Provisioned(t testing.TB, id string) *Volume {
+	t.Helper()
+	staging := filepath.Join(p.KubeletDir, volumeDevices, "staging", folderName(id))
+	Must(t, os.MkdirAll(staging, 0o750))
+	return &Volume{ID: id, Staging: staging, plugin: p, Mode: csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER}
+}
+
+// volumeDevices is kubelet's folder for raw block volumes.
+const volumeDevices = "plugins/kubernetes.io/csi/volumeDevices"
+
+// folderName stands for a volume's ID in kubelet's paths, which have the name of
+// the PersistentVolume there.
+func folderName(id string) string { return strings.NewReplacer("/", "-", "@", "-").Replace(id) }
 
 // Target returns the target path of the volume for a pod, whose folder exists.
 func (v *Volume) Target(t testing.TB, pod string) string {
 	t.Helper()
-	folder := filepath.Join(v.plugin.KubeletDir, "plugins/kubernetes.io/csi/volumeDevices/publish", v.ID)
+	folder := filepath.Join(v.plugin.KubeletDir, volumeDevices, "publish", folderName(v.ID))
 	Must(t, os.MkdirAll(folder, 0o750))
 	return filepath.Join(folder, pod)
 }
