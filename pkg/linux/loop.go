@@ -52,12 +52,7 @@ func LoopPath(minor uint32) string { return "/dev/loop" + strconv.FormatUint(uin
 // by a descriptor for reading refuses all writes (loop_configure in the kernel's
 // drivers/block/loop.c).
 func OpenLoop(minor uint32, forWriting bool) (*File, error) {
-	flags := unix.O_RDONLY
-	if forWriting {
-		flags = unix.O_RDWR
-	}
-	path := LoopPath(minor)
-	return openAt(unix.AT_FDCWD, path, path, flags)
+	return OpenFile(LoopPath(minor), forWriting)
 }
 
 // ConfigureLoop sets up an open, free loop device in one step (LOOP_CONFIGURE,

@@ -27,6 +27,26 @@ func FreeSpace(file Descriptor) (available, total uint64, err error) {
 	return st.Bavail * unit, st.Blocks * unit, nil
 }
 
+// OpenFile opens a file or device for reading, or for reading and writing.
+func OpenFile(path string, forWriting bool) (*File, error) {
+	flags := unix.O_RDONLY
+	if forWriting {
+		flags = unix.O_RDWR
+	}
+	return openAt(unix.AT_FDCWD, path, path, flags)
+}
+
+// Truncate gives a file a size in bytes; what is added is a hole (ftruncate(2)).
+func Truncate(file Descriptor, size uint64) error {
+	_, err := ignoringEINTR(func() (int, error) {
+		return 0, unix.Ftruncate(int(file.Fd()), int64(size)) //nolint:gosec // What is too large is refused (EFBIG, EINVAL).
+	})
+	if err != nil {
+		return &os.PathError{Op: "truncate", Path: file.Name(), Err: err}
+	}
+	return nil
+}
+
 // Allocate makes the first size bytes of a file stored: what is not yet, reads
 // zero, and a later write to it needs no more space (fallocate(2)). A shorter
 // file grows. Errors: ENOSPC; EOPNOTSUPP where the filesystem cannot.

@@ -114,15 +114,15 @@ func (p *Pool) promise(data *os.File, what made) error {
 }
 
 // resize makes data longer, or leaves it as it is.
-func (p *Pool) resize(data *os.File, size uint64, thin bool) error {
+func (p *Pool) resize(data linux.Descriptor, size uint64, thin bool) error {
 	if thin {
-		return p.spaceError(data.Truncate(int64(size))) //nolint:gosec // A size above 2^63 is refused (EINVAL).
+		return p.spaceError(linux.Truncate(data, size))
 	}
 	return p.spaceError(linux.Allocate(data, size))
 }
 
 func (e entry) cloneTo(data *os.File) error {
-	from, err := os.Open(e.data())
+	from, err := linux.OpenFile(e.data(), false)
 	if err != nil {
 		return err
 	}
@@ -136,7 +136,7 @@ func (e entry) copyTo(data *os.File) error {
 	if err != nil {
 		return err
 	}
-	defer from.Close()
+	defer from.Close() //nolint:errcheck // It is only read.
 	for end := int64(0); ; {
 		start, err := from.Seek(end, seekData)
 		if errors.Is(err, syscall.ENXIO) {
@@ -213,7 +213,7 @@ func (p *Pool) canReflink() (bool, error) {
 		if files[i], err = os.Create(filepath.Join(folder, name)); err != nil {
 			return false, err
 		}
-		defer files[i].Close()
+		defer files[i].Close() //nolint:errcheck // They are removed.
 	}
 	if _, err := files[0].Write(make([]byte, sizeUnit)); err != nil {
 		return false, p.spaceError(err)

@@ -75,7 +75,7 @@ func (p *Pool) add(sum *usage, e entry, snapshot bool) error {
 	if !p.reflink {
 		return nil
 	}
-	data, err := os.Open(e.data())
+	data, err := linux.OpenFile(e.data(), false)
 	if err != nil {
 		return ignoreMissing(err)
 	}

@@ -5,13 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"k8s.io/klog/v2"
 
-	"github.com/rawblock-csi/rawblock-csi/pkg/blockdev"
-	"github.com/rawblock-csi/rawblock-csi/pkg/crashpoint"
 	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
 )
@@ -85,11 +82,11 @@ func (p *Pool) plan(ctx context.Context, spec volume.Spec, wanted parameters) (w
 		if err != nil {
 			return made{}, err
 		}
-		if wanted.blockSize != 0 && wanted.blockSize != source.record.BlockSize {
+		if wanted.blockSize != 0 && wanted.blockSize != source.BlockSize {
 			return made{}, fmt.Errorf("%w: parameter %s is %d, but what the volume is to be made from has blocks of %d bytes; leave it out, or use a StorageClass with the same",
-				volume.ErrInvalid, BlockSizeParameter, wanted.blockSize, source.record.BlockSize)
+				volume.ErrInvalid, BlockSizeParameter, wanted.blockSize, source.BlockSize)
 		}
-		what.from, what.record.BlockSize = from, source.record.BlockSize
+		what.from, what.BlockSize = from, source.BlockSize
 		minimum, preferred = source.size, source.size
 	}
 	what.size, err = spec.Size.Choose(minimum, preferred, sizeUnit)
@@ -185,111 +182,4 @@ func (p *Pool) Delete(ctx context.Context, name string) error {
 		return fmt.Errorf("%w: a process of this node has the device of volume %s of pool %s open (see losetup -l and fuser)", volume.ErrInUse, name, p.name)
 	}
 	return p.discard(ctx, e)
-}
-
-// Activate returns the device of a volume; see driver.Pool.
-func (p *Pool) Activate(ctx context.Context, name string) (*blockdev.Device, error) {
-	unlock, err := p.lockVolume(name)
-	if err != nil {
-		return nil, err
-	}
-	defer unlock()
-	r, _, err := p.volume(name).read()
-	if err != nil {
-		return nil, fmt.Errorf("volume %s of pool %s: %w", name, p.name, err)
-	}
-	data, err := os.OpenFile(p.volume(name).data(), os.O_RDWR, 0)
-	if err != nil {
-		return nil, fmt.Errorf("open data: %w", err)
-	}
-	defer data.Close()
-	device, directIO, err := p.loops.Attach(data, blockdev.LoopOptions{Label: "rawblock:" + p.name + "/" + name, BlockSize: r.BlockSize})
-	if err != nil {
-		return nil, fmt.Errorf("volume %s of pool %s: %w", name, p.name, err)
-	}
-	if !directIO {
-		klog.FromContext(ctx).Info("The filesystem cannot do direct I/O with blocks of this size, so what is written is cached twice",
-			"pool", p.name, "name", name, "blockSize", r.BlockSize)
-	}
-	return device, nil
-}
-
-// Deactivate detaches the device of a volume; see driver.Pool.
-func (p *Pool) Deactivate(ctx context.Context, name string) error {
-	unlock, err := p.lockVolume(name)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	inUse, err := p.detach(ctx, p.volume(name))
-	if inUse {
-		klog.FromContext(ctx).Info("A process still has the device open; it ends when that one closes it", "pool", p.name, "name", name)
-	}
-	return err
-}
-
-// detach ends the device of a volume that may not exist.
-func (p *Pool) detach(ctx context.Context, e entry) (inUse bool, err error) {
-	data, err := linux.OpenPath(e.data())
-	if errors.Is(err, os.ErrNotExist) {
-		return false, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("open data: %w", err)
-	}
-	defer data.Close()
-	return p.loops.Detach(ctx, data)
-}
-
-// Expand grows a volume; see driver's expander. The space is taken first, then
-// the device takes over the size of the file: a repeated call completes it.
-func (p *Pool) Expand(_ context.Context, name string, size volume.Range) (uint64, error) {
-	unlock, err := p.lockVolume(name)
-	if err != nil {
-		return 0, err
-	}
-	defer unlock()
-	e := p.volume(name)
-	r, info, err := e.read()
-	if err != nil {
-		return 0, fmt.Errorf("volume %s of pool %s: %w", name, p.name, err)
-	}
-	want, err := size.Choose(info.Size, info.Size, sizeUnit)
-	if err != nil {
-		return 0, fmt.Errorf("volume %s has %d bytes and does not shrink: %w", name, info.Size, err)
-	}
-	data, err := os.OpenFile(e.data(), os.O_RDWR, 0)
-	if err != nil {
-		return 0, fmt.Errorf("open data: %w", err)
-	}
-	defer data.Close()
-	if want > info.Size {
-		if err := p.grow(data, info.Size, want, r.Thin); err != nil {
-			return 0, err
-		}
-		crashpoint.Here("file grown")
-	}
-	device, found, err := p.loops.Find(data)
-	if err != nil || !found {
-		return want, err
-	}
-	device.Close()
-	device, _, err = p.loops.Attach(data, blockdev.LoopOptions{BlockSize: r.BlockSize})
-	if err != nil {
-		return 0, err
-	}
-	defer device.Close()
-	return device.Size(), nil
-}
-
-func (p *Pool) grow(data *os.File, from, to uint64, thin bool) error {
-	p.space.Lock()
-	defer p.space.Unlock()
-	if err := p.require(to, to-from, thin); err != nil {
-		return err
-	}
-	if err := p.resize(data, to, thin); err != nil {
-		return err
-	}
-	return data.Sync()
 }
