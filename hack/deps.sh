@@ -8,6 +8,13 @@ needs=(
   "busybox busybox-static" # static: it is all there is in a test container
   "losetup mount"          # kubelet runs it on what is published
   "mkfs.ext4 e2fsprogs"
+  "mkfs.xfs xfsprogs"      # filesystems that share blocks (reflink)
+  "mkfs.btrfs btrfs-progs"
+  "mkfs.vfat dosfstools"   # what a disk that is in use looks like
+  "sfdisk fdisk"           # judges of the partition tables
+  "sgdisk gdisk"
+  "cryptsetup cryptsetup-bin"
+  "fio fio"                # for the benchmarks
   "strace strace"          # to see what a publish does
   "gcc gcc"                # for the race detector
 )
