@@ -1,5 +1,5 @@
-// Command rawblock-csi is the CSI node plugin: it gives pods raw block devices
-// of the node they run on. Here are its flags and the wiring of its rooms, and
+// Command rawblock-csi is the CSI plugin of a node: it provisions raw block
+// devices there, and gives them to pods. Here are its flags and the wiring of its rooms, and
 // nothing else.
 package main
 
@@ -61,10 +61,21 @@ func run(args []string, stdout, stderr io.Writer) error {
 	options.Version = version
 	options.Sysfs = blockdev.NewSysfs("/sys")
 	options.MaxVolumes = int64(settings.MaxVolumes)
+	options.ControllerExpansion = settings.ControllerExpansion
 	options.Devices = static.New(settings.Devices.Patterns(), options.Sysfs)
+
+	if err := options.Check(); err != nil {
+		return err
+	}
 
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
+	pools, err := openPools(ctx, settings.Pools, options.Sysfs)
+	if err != nil {
+		return err
+	}
+	defer pools.close()
+	options.Pools, options.Collectors = pools, pools.collectors()
 	return driver.Run(ctx, options)
 }
 

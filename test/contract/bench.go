@@ -90,7 +90,7 @@ func (b *bench) available() uint64 {
 	b.Helper()
 	capacity, err := b.Capacity(b.ctx(), b.suite.Parameters)
 	rig.Must(b, err)
-	if capacity.MaxVolume > capacity.Available || capacity.MinVolume == 0 {
+	if capacity.MaxVolume > capacity.Available || capacity.MaxVolume > 0 && capacity.MinVolume == 0 {
 		b.Errorf("capacity is %+v", capacity)
 	}
 	return capacity.MaxVolume

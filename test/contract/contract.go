@@ -23,7 +23,8 @@ type Suite struct {
 	// New makes an empty medium that holds at least 63 MiB and at most 1 GiB of
 	// volumes.
 	New func(t testing.TB) Medium
-	// Single says that each disk holds one volume, whatever its size.
+	// Single says that each disk of the medium holds one volume, whatever its size.
+	// Their sizes differ.
 	Single bool
 	// Parameters are those of a StorageClass, valid for the pool.
 	Parameters map[string]string
