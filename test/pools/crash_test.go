@@ -14,6 +14,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/rawblock-csi/rawblock-csi/pkg/blockdev"
+	"github.com/rawblock-csi/rawblock-csi/pkg/pool/disk"
 	"github.com/rawblock-csi/rawblock-csi/test/rig"
 )
 
@@ -30,6 +32,25 @@ type kind struct {
 var kinds = map[string]func(t *testing.T) kind{
 	"files with reflink":    func(t *testing.T) kind { return fileKind(t, rig.Filesystem(t, "xfs", 320*rig.MiB)) },
 	"files without reflink": func(t *testing.T) kind { return fileKind(t, rig.Filesystem(t, "ext4", 128*rig.MiB)) },
+	"partitions of a disk":  diskKind,
+}
+
+// diskKind is a pool of one disk, which it has adopted and wiped: a plugin that
+// dies before it serves is the business of the pool's own tests.
+func diskKind(t *testing.T) kind {
+	medium := rig.NewDisk(t, 48*rig.MiB)
+	adopt(t, medium.Path)
+	return kind{
+		config: fmt.Sprintf("[{name: pool, disk: {match: {paths: [%s]}}}]", medium.Path),
+		wantEmpty: func(t *testing.T) {
+			t.Helper()
+			// All is wiped, and read again past every cache.
+			clean := func() bool {
+				return strings.Count(rig.ReadAt(t, medium.Backing, 44*rig.MiB, 2*rig.MiB), "\x00") == 44*rig.MiB
+			}
+			eventually(t, clean, func() string { return "something is left on the disk" })
+		},
+	}
 }
 
 func fileKind(t *testing.T, folder string) kind {
@@ -51,6 +72,20 @@ func fileKind(t *testing.T, folder string) kind {
 			eventually(t, func() bool { return len(left()) == 0 }, func() string { return fmt.Sprintf("left: %v", left()) })
 		},
 	}
+}
+
+// adopt makes a disk one of the pool.
+func adopt(t *testing.T, path string) {
+	t.Helper()
+	pool, err := disk.New(t.Context(), "pool", disk.Options{Match: disk.Selector{Paths: []string{path}}}, blockdev.NewSysfs("/sys"))
+	rig.Must(t, err)
+	defer pool.Close()
+	wiped := func() bool {
+		capacity, err := pool.Capacity(t.Context(), nil)
+		rig.Must(t, err)
+		return capacity.Available > 0
+	}
+	eventually(t, wiped, func() string { return "the disk is not wiped" })
 }
 
 // eventually waits for what happens in the background.
@@ -167,6 +202,10 @@ func (l *life) calls() []func(context.Context) error {
 
 func (l *life) create(ctx context.Context) error {
 	response, err := l.plugin.CreateVolume(ctx, createRequest(name, size))
+	for status.Code(err) == codes.ResourceExhausted { // What the disk had is still being wiped.
+		time.Sleep(10 * time.Millisecond)
+		response, err = l.plugin.CreateVolume(ctx, createRequest(name, size))
+	}
 	if err == nil {
 		l.id = response.GetVolume().GetVolumeId()
 		l.locate()

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/kubernetes-csi/csi-test/v5/pkg/sanity"
 	"github.com/onsi/ginkgo/v2"
@@ -18,23 +19,29 @@ import (
 
 	"github.com/rawblock-csi/rawblock-csi/pkg/blockdev"
 	"github.com/rawblock-csi/rawblock-csi/pkg/driver"
+	"github.com/rawblock-csi/rawblock-csi/pkg/pool/disk"
 	"github.com/rawblock-csi/rawblock-csi/pkg/pool/file"
 	"github.com/rawblock-csi/rawblock-csi/test/rig"
 )
 
 func TestMain(m *testing.M) { rig.Main(m) }
 
-const volumeSize = 8 * rig.MiB
+// What csi-sanity asks for, in bytes: of most pools, and of one whose volumes are
+// whole disks, which do not grow.
+const (
+	volumeSize = 8 * rig.MiB
+	diskSize   = 40 * rig.MiB
+	wholeSize  = diskSize - 3*rig.MiB // Less the claim and both tables.
+)
 
 func TestSanity(t *testing.T) {
 	rig.RequireRoot(t)
 	gomega.RegisterFailHandler(ginkgo.Fail)
-	for name, pool := range map[string]driver.Pool{
-		"pool of files, on a filesystem with reflink":    newFilePool(t, "xfs"),
-		"pool of files, on a filesystem without reflink": newFilePool(t, "ext4"),
-	} {
-		describe(t, name, pool)
-	}
+	describe(t, "pool of files, on a filesystem with reflink", newFilePool(t, "xfs"), volumeSize, 2*volumeSize)
+	describe(t, "pool of files, on a filesystem without reflink", newFilePool(t, "ext4"), volumeSize, 2*volumeSize)
+	describe(t, "pool of disks, of partitions", newDiskPool(t, disk.LayoutPartition, 512*rig.MiB), volumeSize, 2*volumeSize)
+	whole := newDiskPool(t, disk.LayoutWhole, diskSize, diskSize, diskSize, diskSize, diskSize, diskSize, diskSize, diskSize)
+	describe(t, "pool of disks, of whole disks", whole, wholeSize, wholeSize)
 	ginkgo.ReportAfterSuite("what was skipped", tellSkipped)
 	suite, reporter := ginkgo.GinkgoConfiguration()
 	reporter.NoColor = true
@@ -42,14 +49,14 @@ func TestSanity(t *testing.T) {
 }
 
 // describe has csi-sanity run against a plugin with one pool.
-func describe(t *testing.T, name string, pool driver.Pool) {
+func describe(t *testing.T, name string, pool driver.Pool, size, expanded int64) {
 	plugin := rig.NewPlugin(t, map[string]driver.Pool{"pool": pool})
 	config := sanity.NewTestConfig()
 	config.Address = plugin.Socket
 	config.DialOptions = append(config.DialOptions, grpc.WithUnaryInterceptor(measure))
 	config.TestVolumeAccessType = "block"
-	config.TestVolumeSize = volumeSize
-	config.TestVolumeExpandSize = 2 * volumeSize
+	config.TestVolumeSize = size
+	config.TestVolumeExpandSize = expanded
 	config.TargetPath = filepath.Join(plugin.KubeletDir, "publish")
 	config.StagingPath = filepath.Join(plugin.KubeletDir, "staging")
 	ginkgo.Describe(name, func() {
@@ -87,5 +94,23 @@ func newFilePool(t *testing.T, filesystem string) driver.Pool {
 	pool, err := file.New(t.Context(), "pool", options, blockdev.NewSysfs("/sys"))
 	rig.Must(t, err)
 	t.Cleanup(pool.Close)
+	return pool
+}
+
+// newDiskPool makes a pool of disks of the given sizes, once they are wiped.
+func newDiskPool(t *testing.T, layout string, sizes ...int64) driver.Pool {
+	t.Helper()
+	options := disk.Options{Layout: layout}
+	for _, size := range sizes {
+		options.Match.Paths = append(options.Match.Paths, rig.NewDisk(t, size).Path)
+	}
+	pool, err := disk.New(t.Context(), "pool", options, blockdev.NewSysfs("/sys"))
+	rig.Must(t, err)
+	t.Cleanup(pool.Close)
+	for wiping := true; wiping; time.Sleep(10 * time.Millisecond) {
+		capacity, err := pool.Capacity(t.Context(), nil)
+		rig.Must(t, err)
+		wiping = capacity.Available < uint64(len(sizes))*uint64(sizes[0]-3*rig.MiB)
+	}
 	return pool
 }
