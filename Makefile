@@ -40,7 +40,7 @@ demo: deps build ## Give a disk to a real container, and explain each step. As r
 	@hack/demo.sh
 
 .PHONY: bench
-bench: deps ## Measure publish and unpublish beside a server that does nothing. As root.
+bench: deps ## Measure the calls, and I/O, beside peers that do less. As root.
 	go test ./test/bench -run='^$$' -bench=. -benchtime=$(BENCHTIME)
 
 .PHONY: fuzz

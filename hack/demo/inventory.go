@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -14,14 +15,18 @@ type inventory []struct {
 	items []string
 }
 
-// takeInventory finds whatever has the demo's name in it, and views of its disk.
-func takeInventory(name, disk string) inventory {
+// takeInventory finds whatever has the demo's name in it, and views of its devices.
+func takeInventory(name string) inventory {
 	has := func(text string) bool { return strings.Contains(text, name) }
+	devices := loops(has)
+	views := loops(func(backing string) bool { return slices.Contains(devices, strings.TrimPrefix(backing, "/dev/")) })
 	return inventory{
 		{"mounts", mounts(has)},
-		{"loop devices", loops(func(backing string) bool { return has(backing) || disk != "" && backing == disk })},
+		{"loop devices", append(devices, views...)},
 		{"processes", processes(has)},
 		{"cgroups", append(glob("/sys/fs/cgroup/"+name+"*"), glob("/sys/fs/cgroup/*/"+name+"*")...)},
+		{"volumes", glob(filepath.Join(os.TempDir(), name, "files/volumes/*"))},
+		{"snapshots", glob(filepath.Join(os.TempDir(), name, "files/snapshots/*"))},
 		{"files", glob(filepath.Join(os.TempDir(), name+"*"), filepath.Join(os.TempDir(), name, "*"))},
 	}
 }
@@ -32,7 +37,7 @@ func (d *demo) compare(whileItRan inventory) error {
 	d.next("Count what has the demo's name: while it ran, and now.")
 	d.saw("%13s then now", "")
 	var errs []error
-	for i, now := range takeInventory(filepath.Base(d.folder), "") {
+	for i, now := range takeInventory(filepath.Base(d.folder)) {
 		d.saw("%-13s %4d %3d", now.kind, len(whileItRan[i].items), len(now.items))
 		for _, item := range now.items {
 			errs = append(errs, fmt.Errorf("left behind among the %s: %s", now.kind, item))

@@ -1,6 +1,7 @@
-// Command demo shows what the plugin does, on a disk that it makes for itself:
-// it calls the real plugin as kubelet does, and starts real containers as a
-// container runtime does. Then it takes everything down and counts what is left.
+// Command demo shows what the plugin does, in a folder that it makes for itself:
+// it calls the real plugin as external-provisioner and kubelet do, and starts real
+// containers as a container runtime does. Then it takes everything down and counts
+// what is left.
 package main
 
 import (
@@ -25,8 +26,11 @@ type demo struct {
 	// folder holds all files. Its name is like no other, and is part of the name
 	// of whatever the demo makes, and so of whatever it might leave behind.
 	folder string
-	disk   disk
 	plugin *plugin
+	// claim is the volume of pod-1, and restored that of pod-2.
+	claim, restored volume
+	// snapshot is the ID of a snapshot of claim.
+	snapshot string
 	// writer and reader are the two pods.
 	writer, reader pod
 	// undo takes down what was made, the last thing first.
@@ -43,18 +47,23 @@ type step struct {
 // story is the demo: what each step is about, and the step.
 func (d *demo) story() []step {
 	return []step{
-		{"Make a disk: a file behind a loop device. To the plugin it is a block device like any other.", d.makeDisk},
-		{"Start the plugin. It listens where kubelet would call it, and may hand out loop devices.", d.startPlugin},
+		{"Make a folder for volumes, on XFS: a snapshot shares its data with the volume there, and can be made while a pod writes.", d.makeFilesystem},
+		{"Start the plugin with one pool, in that folder. It listens where kubelet would call it.", d.startPlugin},
 		{"Ask the plugin which node it is on. The scheduler places pods by the answer.", d.askForNode},
-		{"Stage the volume: the plugin verifies that it is the right disk and unused, and records which one it is.", d.stage},
-		{"Publish it for pod-1: the disk's own device node is mounted on the target path.", d.publishForWriter},
+		{"Somebody claims 64 MiB with volumeMode: Block. External-provisioner asks the plugin for a volume.", d.createClaim},
+		{"The volume is a file, and all of its space is taken already: no write of a pod can meet a full filesystem.", d.lookAtFile},
+		{"Stage the volume: the plugin makes the file a block device, which passes the host's page cache by (dio).", d.stageClaim},
+		{"Publish it for pod-1: the device's own node is mounted on the target path.", d.publishForWriter},
 		{"Start pod-1 as a container runtime does: it takes type and number of what is at the target path.", d.startWriter},
-		{"Inside pod-1, /dev/xvda is the disk: no filesystem, only bytes.", d.useDisk},
-		{"On the host, the bytes are on the disk.", d.lookAtDisk},
-		{"Publish it for pod-2, read-only: what is mounted is a view of the disk that refuses every write.", d.publishForReader},
+		{"Inside pod-1, /dev/xvda is the volume: no filesystem, only bytes.", d.useVolume},
+		{"On the host, the bytes are in the file.", d.lookAtBytes},
+		{"Make a snapshot while pod-1 has the volume open.", d.takeSnapshot},
+		{"Pod-1 goes on, and writes something else.", d.writeOver},
+		{"Restore the snapshot: a claim of 96 MiB that begins with what the snapshot holds.", d.restore},
+		{"Stage and publish it for pod-2, read-only: what is mounted is a view of the device that refuses every write.", d.publishForReader},
 		{"Start pod-2 in the same way. The runtime gives it every right to its device, as to a privileged pod.", d.startReader},
-		{"Inside pod-2: it reads what pod-1 wrote, and cannot write.", d.tryToWrite},
-		{"Meanwhile the disk stays writable: pod-1 writes its second block.", d.writeAgain},
+		{"Inside pod-2: it reads what pod-1 wrote before the snapshot, and cannot write.", d.tryToWrite},
+		{"Expand the volume of pod-1 to 128 MiB while pod-1 runs. It writes its new last block.", d.expand},
 	}
 }
 
@@ -80,19 +89,19 @@ func run(ctx context.Context, binary string) error {
 	d := &demo{screen: newScreen(folder), binary: binary, folder: folder}
 	d.later(d.removeFolder)
 	err = d.tell(ctx)
-	whileItRan := takeInventory(filepath.Base(folder), d.disk.path)
+	whileItRan := takeInventory(filepath.Base(folder))
 	return errors.Join(err, d.takeDown(ctx), d.compare(whileItRan))
 }
 
 // checkMachine says what is missing before anything is made.
 func checkMachine(binary string) error {
 	if os.Geteuid() != 0 {
-		return errors.New("needs root: it makes a loop device, mounts and containers")
+		return errors.New("needs root: it makes loop devices, mounts and containers")
 	}
 	if _, err := os.Stat(binary); err != nil {
 		return fmt.Errorf("%w; run make build first", err)
 	}
-	for program, pkg := range map[string]string{"runc": "runc", "busybox": "busybox-static"} {
+	for program, pkg := range map[string]string{"runc": "runc", "busybox": "busybox-static", "mkfs.xfs": "xfsprogs", "mount": "mount"} {
 		if _, err := exec.LookPath(program); err != nil {
 			return fmt.Errorf("%w; install the package %s first", err, pkg)
 		}

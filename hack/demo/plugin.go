@@ -22,6 +22,7 @@ const nodeID = "node-1"
 
 // plugin is the plugin as a process of its own, and the connection to it.
 type plugin struct {
+	csi.ControllerClient
 	csi.NodeClient
 	connection *grpc.ClientConn
 	process    *os.Process
@@ -31,7 +32,7 @@ type plugin struct {
 }
 
 func (d *demo) startPlugin(ctx context.Context) error {
-	const config = "devices: {allow: [/dev/loop*]}"
+	config := fmt.Sprintf("pools: [{name: files, file: {directory: %s}}]", d.pool())
 	d.did("echo '%s' > $DEMO/config.yaml", config)
 	if err := os.WriteFile(d.path("config.yaml"), []byte(config), 0o600); err != nil {
 		return err
@@ -43,6 +44,7 @@ func (d *demo) startPlugin(ctx context.Context) error {
 		return err
 	}
 	d.later(d.stopPlugin)
+	d.later(d.wantEmpty)
 	return d.waitForPlugin(ctx)
 }
 
@@ -68,7 +70,7 @@ func (d *demo) launch() error {
 	if err := command.Start(); err != nil {
 		return err
 	}
-	p := &plugin{csi.NewNodeClient(connection), connection, command.Process, make(chan struct{}), nil}
+	p := &plugin{csi.NewControllerClient(connection), csi.NewNodeClient(connection), connection, command.Process, make(chan struct{}), nil}
 	go func() {
 		p.err = command.Wait()
 		close(p.ended)
@@ -99,7 +101,8 @@ func (d *demo) waitForPlugin(ctx context.Context) error {
 }
 
 // revive starts the plugin again where it has ended before its time. It finds
-// what is published in the mount table and in its records.
+// its volumes in the folder of the pool, and what is published in the mount table
+// and in its records.
 func (d *demo) revive(ctx context.Context) error {
 	select {
 	case <-d.plugin.ended:

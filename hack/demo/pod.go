@@ -16,7 +16,16 @@ const (
 	// devicePath is what the pods' volumeDevices ask for.
 	devicePath = "/dev/xvda"
 	message    = "hello from pod-1"
-	second     = "hello again"
+	later      = "pod-1 went on"
+	farther    = "pod-1 has more"
+	// bulk is how much more than the message pod-1 writes, in MiB.
+	bulk = 16
+	// blockSize is the logical block size of the volumes, in which the pods write:
+	// the unit in which XFS shares data. Since Linux 6.14 it offers no direct I/O in
+	// smaller ones for a file that shares some (xfs_report_dioalign).
+	blockSize = 4096
+	// readSize is the command that prints the size of the device in bytes.
+	readSize = "busybox blockdev --getsize64 " + devicePath
 )
 
 // pod is a container with the volume.
@@ -26,17 +35,17 @@ type pod struct {
 }
 
 func (d *demo) startWriter(ctx context.Context) (err error) {
-	d.writer, err = d.startPod(ctx, "pod-1")
+	d.writer, err = d.startPod(ctx, "pod-1", d.claim)
 	return err
 }
 
 func (d *demo) startReader(ctx context.Context) (err error) {
-	d.reader, err = d.startPod(ctx, "pod-2")
+	d.reader, err = d.startPod(ctx, "pod-2", d.restored)
 	return err
 }
 
-func (d *demo) startPod(ctx context.Context, name string) (pod, error) {
-	target, bundle := d.target(name), d.path(name)
+func (d *demo) startPod(ctx context.Context, name string, v volume) (pod, error) {
+	target, bundle := d.target(v, name), d.path(name)
 	device, err := oci.DeviceAt(target, devicePath)
 	if err != nil {
 		return pod{}, err
@@ -63,17 +72,20 @@ func (d *demo) startPod(ctx context.Context, name string) (pod, error) {
 	return pod{name, container}, nil
 }
 
-func (d *demo) useDisk(ctx context.Context) error {
+func (d *demo) useVolume(ctx context.Context) error {
 	if err := d.inside(ctx, d.writer, "ls -l "+devicePath, "brw"); err != nil {
 		return err
 	}
 	if err := d.inside(ctx, d.writer, write(message, 0), ""); err != nil {
 		return err
 	}
-	return d.inside(ctx, d.writer, read(0), message)
+	if err := d.inside(ctx, d.writer, read(0), message); err != nil {
+		return err
+	}
+	return d.inside(ctx, d.writer, fmt.Sprintf("dd if=/dev/urandom of=%s bs=1M seek=1 count=%d conv=fsync status=none", devicePath, bulk), "")
 }
 
-func (d *demo) lookAtDisk(context.Context) error { return d.wantOnDisk(0, message) }
+func (d *demo) lookAtBytes(context.Context) error { return d.wantInFile(d.claim, 0, message) }
 
 func (d *demo) tryToWrite(ctx context.Context) error {
 	if err := d.inside(ctx, d.reader, read(0), message); err != nil {
@@ -86,14 +98,14 @@ func (d *demo) tryToWrite(ctx context.Context) error {
 		return errors.New("pod-2 could write to a read-only volume")
 	}
 	d.saw("%s", said)
-	return d.wantOnDisk(0, message)
+	return d.wantInFile(d.restored, 0, message)
 }
 
-func (d *demo) writeAgain(ctx context.Context) error {
-	if err := d.inside(ctx, d.writer, write(second, 1), ""); err != nil {
+func (d *demo) writeOver(ctx context.Context) error {
+	if err := d.inside(ctx, d.writer, write(later, 0), ""); err != nil {
 		return err
 	}
-	return d.wantOnDisk(1, second)
+	return d.wantInFile(d.claim, 0, later)
 }
 
 // inside runs a command in a pod; what it prints must begin with want.
@@ -112,8 +124,28 @@ func (d *demo) inside(ctx context.Context, pod pod, command, want string) error 
 	return nil
 }
 
+// wantInFile checks what a block of a volume begins with, in its file on the host.
+func (d *demo) wantInFile(v volume, block int, want string) error {
+	d.did("dd if=%s bs=%d skip=%d count=1 | head -n 1", d.file(v), blockSize, block)
+	file, err := os.Open(d.file(v))
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	data := make([]byte, blockSize)
+	if _, err := file.ReadAt(data, int64(block)*blockSize); err != nil {
+		return err
+	}
+	got, _, _ := strings.Cut(string(data), "\n")
+	d.saw("%s", got)
+	if got != want {
+		return fmt.Errorf("block %d of the volume has %q, not %q", block, got, want)
+	}
+	return nil
+}
+
 // write is the command that writes text to a block of the device, and waits
-// until it is on the disk.
+// until it is in the volume.
 func write(text string, block int) string {
 	return fmt.Sprintf("echo %s | dd of=%s bs=%d seek=%d conv=fsync status=none", text, devicePath, blockSize, block)
 }

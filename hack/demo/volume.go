@@ -10,9 +10,6 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 )
 
-// volumeID is the volumeHandle of the PersistentVolume.
-const volumeID = "disk-1"
-
 // accessMode is what ReadWriteOnce becomes: pods of one node share the volume.
 const accessMode = csi.VolumeCapability_AccessMode_SINGLE_NODE_MULTI_WRITER
 
@@ -29,41 +26,52 @@ func (d *demo) askForNode(ctx context.Context) error {
 	return nil
 }
 
-func (d *demo) stage(ctx context.Context) error {
-	if err := os.MkdirAll(d.staging(), 0o750); err != nil {
+func (d *demo) stageClaim(ctx context.Context) error { return d.stage(ctx, d.claim) }
+
+func (d *demo) stage(ctx context.Context, v volume) error {
+	if err := os.MkdirAll(d.staging(v), 0o750); err != nil {
 		return err
 	}
-	d.later(d.unstage)
-	d.did("NodeStageVolume volume_id=%s access_mode=%s volume_context={device: %s}", volumeID, accessMode, d.disk.path)
+	d.later(func(ctx context.Context) error { return d.unstage(ctx, v) })
+	d.did("NodeStageVolume volume_id=%s access_mode=%s", v.id, accessMode)
 	_, err := d.plugin.NodeStageVolume(ctx, &csi.NodeStageVolumeRequest{
-		VolumeId: volumeID, StagingTargetPath: d.staging(), VolumeCapability: capability(), VolumeContext: d.attributes(),
+		VolumeId: v.id, StagingTargetPath: d.staging(v), VolumeCapability: capability(),
 	})
 	if err != nil {
 		return err
 	}
-	return d.showRecord()
+	return d.showLoop(v)
 }
 
-// showRecord shows what the plugin has written down: the text of a link.
-func (d *demo) showRecord() error {
-	links, err := filepath.Glob(d.path("state", "*", "*"))
-	if err != nil || len(links) != 1 {
-		return fmt.Errorf("expected one record, found %q (%w)", links, err)
+// showLoop shows the loop device over the file of a volume, as sysfs tells of it.
+func (d *demo) showLoop(v volume) error {
+	found := loops(func(backing string) bool { return backing == d.file(v) })
+	if len(found) != 1 {
+		return fmt.Errorf("expected one loop device over %s, found %q", d.file(v), found)
 	}
-	text, err := os.Readlink(links[0])
-	if err != nil {
-		return err
+	return d.showFacts(found[0], "size", "queue/logical_block_size", "loop/backing_file", "loop/dio")
+}
+
+// showFacts shows files of a block device in sysfs.
+func (d *demo) showFacts(device string, files ...string) error {
+	folder := filepath.Join("/sys/block", device)
+	d.did("cd %s; grep . %s", folder, strings.Join(files, " "))
+	for _, file := range files {
+		text, err := os.ReadFile(filepath.Join(folder, file))
+		if err != nil {
+			return err
+		}
+		d.saw("%s:%s", file, strings.TrimSpace(string(text)))
 	}
-	d.saw("recorded: %s", text)
 	return nil
 }
 
-func (d *demo) unstage(ctx context.Context) error {
+func (d *demo) unstage(ctx context.Context, v volume) error {
 	if err := d.revive(ctx); err != nil {
 		return err
 	}
-	d.did("NodeUnstageVolume volume_id=%s", volumeID)
-	_, err := d.plugin.NodeUnstageVolume(ctx, &csi.NodeUnstageVolumeRequest{VolumeId: volumeID, StagingTargetPath: d.staging()})
+	d.did("NodeUnstageVolume volume_id=%s", v.id)
+	_, err := d.plugin.NodeUnstageVolume(ctx, &csi.NodeUnstageVolumeRequest{VolumeId: v.id, StagingTargetPath: d.staging(v)})
 	if err != nil {
 		return fmt.Errorf("unstage: %w", err)
 	}
@@ -71,37 +79,31 @@ func (d *demo) unstage(ctx context.Context) error {
 }
 
 func (d *demo) publishForWriter(ctx context.Context) error {
-	_, err := d.publish(ctx, "pod-1", false)
+	_, err := d.publish(ctx, d.claim, "pod-1", false)
 	return err
 }
 
 func (d *demo) publishForReader(ctx context.Context) error {
-	node, err := d.publish(ctx, "pod-2", true)
+	if err := d.stage(ctx, d.restored); err != nil {
+		return err
+	}
+	node, err := d.publish(ctx, d.restored, "pod-2", true)
 	if err != nil {
 		return err
 	}
-	for _, file := range []string{"loop/backing_file", "ro"} {
-		d.did("cat /sys/block/%s/%s", filepath.Base(node), file)
-		text, err := os.ReadFile(filepath.Join("/sys/block", filepath.Base(node), file))
-		if err != nil {
-			return err
-		}
-		d.saw("%s", strings.TrimSpace(string(text)))
-	}
-	return nil
+	return d.showFacts(filepath.Base(node), "loop/backing_file", "ro")
 }
 
 // publish returns the device node that the target shows now.
-func (d *demo) publish(ctx context.Context, pod string, readOnly bool) (node string, err error) {
-	target := d.target(pod)
+func (d *demo) publish(ctx context.Context, v volume, pod string, readOnly bool) (node string, err error) {
+	target := d.target(v, pod)
 	if err := os.MkdirAll(filepath.Dir(target), 0o750); err != nil {
 		return "", err
 	}
-	d.later(func(ctx context.Context) error { return d.unpublish(ctx, target) })
-	d.did("NodePublishVolume volume_id=%s readonly=%t target_path=%s", volumeID, readOnly, target)
+	d.later(func(ctx context.Context) error { return d.unpublish(ctx, v, target) })
+	d.did("NodePublishVolume volume_id=%s readonly=%t target_path=%s", v.id, readOnly, target)
 	_, err = d.plugin.NodePublishVolume(ctx, &csi.NodePublishVolumeRequest{
-		VolumeId: volumeID, StagingTargetPath: d.staging(), TargetPath: target,
-		VolumeCapability: capability(), VolumeContext: d.attributes(), Readonly: readOnly,
+		VolumeId: v.id, StagingTargetPath: d.staging(v), TargetPath: target, VolumeCapability: capability(), Readonly: readOnly,
 	})
 	if err != nil {
 		return "", err
@@ -110,7 +112,7 @@ func (d *demo) publish(ctx context.Context, pod string, readOnly bool) (node str
 	if err != nil {
 		return "", err
 	}
-	d.saw("mounted there: %s (%s; ro protects the node, not the disk)", node, options)
+	d.saw("mounted there: %s (%s; ro protects the node, not the volume)", node, options)
 	return node, nil
 }
 
@@ -129,12 +131,12 @@ func mountedOn(target string) (node, options string, err error) {
 	return "", "", fmt.Errorf("nothing is mounted on %s", target)
 }
 
-func (d *demo) unpublish(ctx context.Context, target string) error {
+func (d *demo) unpublish(ctx context.Context, v volume, target string) error {
 	if err := d.revive(ctx); err != nil {
 		return err
 	}
-	d.did("NodeUnpublishVolume volume_id=%s target_path=%s", volumeID, target)
-	_, err := d.plugin.NodeUnpublishVolume(ctx, &csi.NodeUnpublishVolumeRequest{VolumeId: volumeID, TargetPath: target})
+	d.did("NodeUnpublishVolume volume_id=%s target_path=%s", v.id, target)
+	_, err := d.plugin.NodeUnpublishVolume(ctx, &csi.NodeUnpublishVolumeRequest{VolumeId: v.id, TargetPath: target})
 	if err != nil {
 		return fmt.Errorf("unpublish: %w", err)
 	}
@@ -142,17 +144,14 @@ func (d *demo) unpublish(ctx context.Context, target string) error {
 }
 
 // staging is the staging folder that kubelet gives to the volume.
-func (d *demo) staging() string {
-	return d.path("kubelet/plugins/kubernetes.io/csi/volumeDevices/staging", volumeID)
+func (d *demo) staging(v volume) string {
+	return d.path("kubelet/plugins/kubernetes.io/csi/volumeDevices/staging", v.name)
 }
 
 // target is the target path that kubelet gives to the volume for a pod.
-func (d *demo) target(pod string) string {
-	return d.path("kubelet/plugins/kubernetes.io/csi/volumeDevices/publish", volumeID, pod)
+func (d *demo) target(v volume, pod string) string {
+	return d.path("kubelet/plugins/kubernetes.io/csi/volumeDevices/publish", v.name, pod)
 }
-
-// attributes are the volumeAttributes of the PersistentVolume.
-func (d *demo) attributes() map[string]string { return map[string]string{"device": d.disk.path} }
 
 func capability() *csi.VolumeCapability {
 	return &csi.VolumeCapability{
