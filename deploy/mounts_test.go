@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 )
 
@@ -34,7 +35,7 @@ func isIn(path, folder string) bool {
 }
 
 func TestMountsAndVolumesMatch(t *testing.T) {
-	eachDeployment(t, func(t *testing.T, objects []any, pod corev1.PodSpec) {
+	eachPod(t, func(t *testing.T, objects []any, pod corev1.PodSpec) {
 		used := map[string]bool{}
 		for _, volume := range pod.Volumes {
 			used[volume.Name] = false
@@ -133,13 +134,36 @@ func TestStateDirIsTheHosts(t *testing.T) {
 	})
 }
 
+// poolsDir is the folder of the host for file pools.
+const poolsDir = "/var/lib/rawblock-csi"
+
+// Volumes must outlive the container.
+func TestFilePoolsAreTheHosts(t *testing.T) {
+	eachDeployment(t, func(t *testing.T, objects []any, pod corev1.PodSpec) {
+		container, _ := plugin(t, pod)
+		for _, pool := range settingsOf(t, objects).Pools {
+			if pool.File == nil {
+				continue
+			}
+			folder, mount := hostPath(pod, container, pool.File.Directory)
+			if folder != pool.File.Directory || !isIn(folder, poolsDir) || mount.ReadOnly {
+				t.Errorf("pool %s: %s is not a folder of the host below %s, mounted at its own path for writing", pool.Name, pool.File.Directory, poolsDir)
+			}
+			if mount.MountPropagation != nil {
+				t.Errorf("pool %s has mount propagation %s, which it has no use for", pool.Name, *mount.MountPropagation)
+			}
+		}
+	})
+}
+
 // kubelet makes its own folders. The others must be made by whoever comes first:
-// the one for records is gone after each boot, and the one of the socket is not
-// there yet where a sidecar is started before the plugin.
+// the one for records is gone after each boot, the one of file pools is not there
+// before the first start, and the one of the socket not where a sidecar is started
+// before the plugin.
 func TestFoldersAreMade(t *testing.T) {
-	eachDeployment(t, func(t *testing.T, _ []any, pod corev1.PodSpec) {
-		_, flags := plugin(t, pod)
-		ours := []string{flags["state-dir"], filepath.Dir(strings.TrimPrefix(flags["endpoint"], "unix://"))}
+	eachPod(t, func(t *testing.T, objects []any, pod corev1.PodSpec) {
+		_, flags := plugin(t, the[appsv1.DaemonSet](t, objects).Spec.Template.Spec)
+		ours := []string{poolsDir, flags["state-dir"], filepath.Dir(strings.TrimPrefix(flags["endpoint"], "unix://"))}
 		for _, volume := range pod.Volumes {
 			if volume.HostPath == nil {
 				continue

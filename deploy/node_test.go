@@ -12,74 +12,12 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
-const (
-	driverName = "csi.rawblock.dev"
-	pluginName = "plugin"
-)
-
-// eachDeployment runs a test for the base and for each overlay.
-func eachDeployment(t *testing.T, test func(t *testing.T, objects []any, pod corev1.PodSpec)) {
-	t.Helper()
-	for _, dir := range []string{base, sidecars} {
-		t.Run(filepath.Base(dir), func(t *testing.T) {
-			objects := load(t, dir)
-			test(t, objects, the[appsv1.DaemonSet](t, objects).Spec.Template.Spec)
-		})
-	}
-}
-
-// eachContainer runs a test for each container of each deployment.
-func eachContainer(t *testing.T, test func(t *testing.T, pod corev1.PodSpec, container corev1.Container)) {
-	t.Helper()
-	eachDeployment(t, func(t *testing.T, _ []any, pod corev1.PodSpec) {
-		for _, container := range pod.Containers {
-			t.Run(container.Name, func(t *testing.T) { test(t, pod, container) })
-		}
-	})
-}
-
-// plugin returns the container of the plugin, and its flags.
-func plugin(t *testing.T, pod corev1.PodSpec) (corev1.Container, map[string]string) {
-	t.Helper()
-	for _, container := range pod.Containers {
-		if container.Name == pluginName {
-			return container, flagsOf(t, container)
-		}
-	}
-	t.Fatalf("there is no container %s", pluginName)
-	return corev1.Container{}, nil
-}
-
-func flagsOf(t *testing.T, container corev1.Container) map[string]string {
-	t.Helper()
-	flags := map[string]string{}
-	for _, arg := range container.Args {
-		name, value, ok := strings.Cut(strings.TrimPrefix(arg, "--"), "=")
-		if !ok || !strings.HasPrefix(arg, "--") {
-			t.Errorf("container %s: the argument %q is not of the form --flag=value", container.Name, arg)
-		}
-		if _, ok := flags[name]; ok {
-			t.Errorf("container %s: --%s is given twice", container.Name, name)
-		}
-		flags[name] = value
-	}
-	return flags
-}
-
-func TestPodSharesNoNamespaceAndHoldsNoCredentials(t *testing.T) {
-	eachDeployment(t, func(t *testing.T, objects []any, pod corev1.PodSpec) {
+func TestPodSharesNoNamespace(t *testing.T) {
+	eachPod(t, func(t *testing.T, objects []any, pod corev1.PodSpec) {
 		if pod.HostNetwork || pod.HostPID || pod.HostIPC {
 			t.Error("a namespace of the host is shared")
 		}
-		account := the[corev1.ServiceAccount](t, objects)
-		if pod.ServiceAccountName != account.Name {
-			t.Errorf("serviceAccountName is %q, expected %q", pod.ServiceAccountName, account.Name)
-		}
-		for what, automount := range map[string]*bool{"pod": pod.AutomountServiceAccountToken, "account": account.AutomountServiceAccountToken} {
-			if automount == nil || *automount {
-				t.Errorf("the %s does not say automountServiceAccountToken: false", what)
-			}
-		}
+		account(t, objects, pod.ServiceAccountName)
 	})
 }
 
@@ -99,11 +37,6 @@ func TestPodRunsOnEveryLinuxNode(t *testing.T) {
 		}
 		if surge := daemonSet.Spec.UpdateStrategy.RollingUpdate.MaxSurge; surge == nil || *surge != intstr.FromInt32(0) {
 			t.Errorf("maxSurge is %v: two plugins would want one socket", surge)
-		}
-		for _, namespaced := range []string{daemonSet.Namespace, the[corev1.ServiceAccount](t, objects).Namespace, the[corev1.ConfigMap](t, objects).Namespace} {
-			if namespace := the[corev1.Namespace](t, objects); namespaced != namespace.Name {
-				t.Errorf("an object is in namespace %q, expected %q", namespaced, namespace.Name)
-			}
 		}
 	})
 }
@@ -146,6 +79,21 @@ func TestPrivilegedIfAndOnlyIfBidirectional(t *testing.T) {
 	})
 }
 
+func TestSidecarsCallThePlugin(t *testing.T) {
+	eachPod(t, func(t *testing.T, objects []any, pod corev1.PodSpec) {
+		_, pluginFlags := plugin(t, the[appsv1.DaemonSet](t, objects).Spec.Template.Spec)
+		socket := strings.TrimPrefix(pluginFlags["endpoint"], "unix://")
+		for _, container := range pod.Containers {
+			if container.Name == pluginName {
+				continue
+			}
+			if host, _ := hostPath(pod, container, flagsOf(t, container)["csi-address"]); host != socket {
+				t.Errorf("container %s: --csi-address is %q on the host, expected %s", container.Name, host, socket)
+			}
+		}
+	})
+}
+
 // Exactly one registers the driver, by the socket that kubelet can reach.
 func TestOneRegistrar(t *testing.T) {
 	eachDeployment(t, func(t *testing.T, _ []any, pod corev1.PodSpec) {
@@ -155,23 +103,18 @@ func TestOneRegistrar(t *testing.T) {
 			registrars++
 		}
 		for _, container := range pod.Containers {
-			if container.Name == pluginName {
+			flags := flagsOf(t, container)
+			told, ok := flags["kubelet-registration-path"]
+			if !ok {
 				continue
 			}
-			flags := flagsOf(t, container)
-			socket := strings.TrimPrefix(pluginFlags["endpoint"], "unix://")
-			if host, _ := hostPath(pod, container, flags["csi-address"]); host != socket {
-				t.Errorf("container %s: --csi-address is %q on the host, expected %s", container.Name, host, socket)
+			registrars++
+			if socket := strings.TrimPrefix(pluginFlags["endpoint"], "unix://"); told != socket {
+				t.Errorf("kubelet is told %s, expected %s", told, socket)
 			}
-			if told, ok := flags["kubelet-registration-path"]; ok {
-				registrars++
-				if told != socket {
-					t.Errorf("kubelet is told %s, expected %s", told, socket)
-				}
-				want := filepath.Join(pluginFlags["kubelet-dir"], "plugins_registry")
-				if host, _ := hostPath(pod, container, flags["plugin-registration-path"]); host != want {
-					t.Errorf("--plugin-registration-path is %q on the host, expected %s", host, want)
-				}
+			want := filepath.Join(pluginFlags["kubelet-dir"], "plugins_registry")
+			if host, _ := hostPath(pod, container, flags["plugin-registration-path"]); host != want {
+				t.Errorf("--plugin-registration-path is %q on the host, expected %s", host, want)
 			}
 		}
 		if registrars != 1 {

@@ -19,29 +19,39 @@ var mustSayWhy = []string{
 }
 
 // listsMustSayWhy are the lists each of whose items needs a reason.
-var listsMustSayWhy = []string{"volumeMounts", "volumes"}
+var listsMustSayWhy = []string{"volumeMounts", "volumes", "rules"}
 
 func TestPrivilegesHaveReasons(t *testing.T) {
 	for _, file := range []string{
 		base + "/daemonset.yaml", base + "/csidriver.yaml", base + "/namespace.yaml",
 		sidecars + "/daemonset.yaml",
+		components + "/provisioning/daemonset.yaml", components + "/provisioning/rbac.yaml",
+		components + "/expansion/deployment.yaml", components + "/expansion/rbac.yaml",
+		components + "/snapshots/daemonset.yaml", components + "/snapshots/rbac.yaml",
 	} {
 		t.Run(file, func(t *testing.T) {
 			text, err := os.ReadFile(file)
 			if err != nil {
 				t.Fatal(err)
 			}
-			document, err := yaml.Parse(string(text))
-			if err != nil {
-				t.Fatal(err)
-			}
-			lines := strings.Split(string(text), "\n")
-			for _, node := range needReasons(document.YNode()) {
-				if above := strings.TrimSpace(lines[node.Line-2]); !strings.HasPrefix(above, "#") {
-					t.Errorf("line %d: no comment above says why: %s", node.Line, strings.TrimSpace(lines[node.Line-1]))
-				}
+			for document := range strings.SplitSeq(string(text), "\n---\n") {
+				checkReasons(t, document)
 			}
 		})
+	}
+}
+
+func checkReasons(t *testing.T, text string) {
+	t.Helper()
+	document, err := yaml.Parse(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(text, "\n")
+	for _, node := range needReasons(document.YNode()) {
+		if above := strings.TrimSpace(lines[node.Line-2]); !strings.HasPrefix(above, "#") {
+			t.Errorf("line %d of its document: no comment above says why: %s", node.Line, strings.TrimSpace(lines[node.Line-1]))
+		}
 	}
 }
 

@@ -7,8 +7,10 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	kjson "sigs.k8s.io/json"
 	"sigs.k8s.io/kustomize/api/krusty"
@@ -20,14 +22,21 @@ import (
 var update = flag.Bool("update", false, "write the files of testdata anew")
 
 const (
-	base     = "kubernetes/base"
-	sidecars = "kubernetes/overlays/sidecars"
-	examples = "kubernetes/examples"
+	base      = "kubernetes/base"
+	sidecars  = "kubernetes/overlays/sidecars"
+	standard  = "kubernetes/overlays/default"
+	snapshots = "kubernetes/overlays/snapshots"
+
+	examples    = "kubernetes/examples"
+	provisioned = "kubernetes/examples/provisioned"
+	restored    = "kubernetes/examples/restored"
+
+	components = "kubernetes/components"
 )
 
 // TestRendered compares what is rendered with what was reviewed.
 func TestRendered(t *testing.T) {
-	for _, dir := range []string{base, sidecars, examples} {
+	for _, dir := range []string{base, sidecars, standard, snapshots, examples, provisioned, restored} {
 		t.Run(filepath.Base(dir), func(t *testing.T) {
 			got, err := render(t, dir).AsYaml()
 			if err != nil {
@@ -62,17 +71,24 @@ func render(t *testing.T, dir string) resmap.ResMap {
 	return rendered
 }
 
-// kinds are the kinds that may be deployed. None grants rights on the Kubernetes
-// API: the plugin has no use for any.
+// kinds are the kinds that may be deployed.
 var kinds = map[string]func() any{
-	"v1 Namespace":                func() any { return new(corev1.Namespace) },
-	"v1 ServiceAccount":           func() any { return new(corev1.ServiceAccount) },
-	"v1 ConfigMap":                func() any { return new(corev1.ConfigMap) },
-	"v1 PersistentVolume":         func() any { return new(corev1.PersistentVolume) },
-	"v1 PersistentVolumeClaim":    func() any { return new(corev1.PersistentVolumeClaim) },
-	"v1 Pod":                      func() any { return new(corev1.Pod) },
-	"apps/v1 DaemonSet":           func() any { return new(appsv1.DaemonSet) },
-	"storage.k8s.io/v1 CSIDriver": func() any { return new(storagev1.CSIDriver) },
+	"v1 Namespace":                                    func() any { return new(corev1.Namespace) },
+	"v1 ServiceAccount":                               func() any { return new(corev1.ServiceAccount) },
+	"v1 ConfigMap":                                    func() any { return new(corev1.ConfigMap) },
+	"v1 PersistentVolume":                             func() any { return new(corev1.PersistentVolume) },
+	"v1 PersistentVolumeClaim":                        func() any { return new(corev1.PersistentVolumeClaim) },
+	"v1 Pod":                                          func() any { return new(corev1.Pod) },
+	"apps/v1 DaemonSet":                               func() any { return new(appsv1.DaemonSet) },
+	"apps/v1 Deployment":                              func() any { return new(appsv1.Deployment) },
+	"storage.k8s.io/v1 CSIDriver":                     func() any { return new(storagev1.CSIDriver) },
+	"storage.k8s.io/v1 StorageClass":                  func() any { return new(storagev1.StorageClass) },
+	"rbac.authorization.k8s.io/v1 Role":               func() any { return new(rbacv1.Role) },
+	"rbac.authorization.k8s.io/v1 RoleBinding":        func() any { return new(rbacv1.RoleBinding) },
+	"rbac.authorization.k8s.io/v1 ClusterRole":        func() any { return new(rbacv1.ClusterRole) },
+	"rbac.authorization.k8s.io/v1 ClusterRoleBinding": func() any { return new(rbacv1.ClusterRoleBinding) },
+	"snapshot.storage.k8s.io/v1 VolumeSnapshotClass":  func() any { return new(snapshotv1.VolumeSnapshotClass) },
+	"snapshot.storage.k8s.io/v1 VolumeSnapshot":       func() any { return new(snapshotv1.VolumeSnapshot) },
 }
 
 // load renders a kustomization and decodes each object as strictly as the API

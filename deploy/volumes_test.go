@@ -7,7 +7,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
-	"sigs.k8s.io/yaml"
 )
 
 // topologyKey is the label that the plugin gives to its node.
@@ -73,19 +72,13 @@ func TestVolumesShareNoDevice(t *testing.T) {
 // checkAllowed sees that the configuration that is deployed allows the device.
 func checkAllowed(t *testing.T, device string) {
 	t.Helper()
-	var config struct {
-		Devices struct{ Allow []string }
-	}
-	text := the[corev1.ConfigMap](t, load(t, base)).Data["config.yaml"]
-	if err := yaml.Unmarshal([]byte(text), &config); err != nil {
-		t.Fatal(err)
-	}
-	for _, pattern := range config.Devices.Allow {
+	allowed := settingsOf(t, load(t, base)).Devices.Allow
+	for _, pattern := range allowed {
 		if matched, err := filepath.Match(pattern, device); err == nil && matched {
 			return
 		}
 	}
-	t.Errorf("%q is not in devices.allow %q", device, config.Devices.Allow)
+	t.Errorf("%q is not in devices.allow %q", device, allowed)
 }
 
 func checkAffinity(t *testing.T, affinity *corev1.VolumeNodeAffinity) {
@@ -133,36 +126,6 @@ func TestClaimsBindToTheirVolumes(t *testing.T) {
 		}
 		if claim.Spec.Resources.Requests.Storage().Cmp(*volume.Capacity.Storage()) > 0 {
 			t.Errorf("claim %s asks for more than the volume has", claim.Name)
-		}
-	}
-}
-
-// A pod uses its claim as a device, and only reads a volume that is only for reading.
-func TestPodsUseTheirClaims(t *testing.T) {
-	objects := load(t, examples)
-	modes := map[string][]corev1.PersistentVolumeAccessMode{}
-	for _, claim := range all[corev1.PersistentVolumeClaim](objects) {
-		modes[claim.Namespace+"/"+claim.Name] = claim.Spec.AccessModes
-	}
-	for _, pod := range all[corev1.Pod](objects) {
-		devices := map[string]bool{}
-		for _, container := range pod.Spec.Containers {
-			for _, device := range container.VolumeDevices {
-				devices[device.Name] = true
-			}
-		}
-		for _, volume := range pod.Spec.Volumes {
-			source := volume.PersistentVolumeClaim
-			mode, ok := modes[pod.Namespace+"/"+source.ClaimName]
-			if !ok {
-				t.Errorf("pod %s: there is no claim %s", pod.Name, source.ClaimName)
-			}
-			if !devices[volume.Name] {
-				t.Errorf("pod %s: no container has the volume %s as a device", pod.Name, volume.Name)
-			}
-			if readOnly := slices.Contains(mode, corev1.ReadOnlyMany); readOnly != source.ReadOnly {
-				t.Errorf("pod %s: readOnly is %t, but the access mode of the claim is %v", pod.Name, source.ReadOnly, mode)
-			}
 		}
 	}
 }

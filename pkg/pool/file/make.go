@@ -94,8 +94,8 @@ func (p *Pool) fill(e entry, what made) (err error) {
 	return nil
 }
 
-// promise takes the space of an entry, if the pool has it. Whatever is made is
-// looked at once more when it is there: what files share cannot be foretold.
+// promise takes the space of an entry, if the pool has it. Where it shares blocks
+// it is looked at once more when it is there: how many cannot be foretold.
 func (p *Pool) promise(data *os.File, what made) error {
 	p.space.Lock()
 	defer p.space.Unlock()
@@ -109,6 +109,9 @@ func (p *Pool) promise(data *os.File, what made) error {
 	}
 	if err := p.resize(data, what.size, what.Thin); err != nil {
 		return err
+	}
+	if what.from == nil || !p.reflink {
+		return nil
 	}
 	return p.check(what.Thin)
 }
