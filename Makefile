@@ -27,13 +27,18 @@ build: ## Build the static binary bin/rawblock-csi.
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $(BIN)/ ./cmd/...
 
 .PHONY: test
-# One package after the other: what is left on the machine fails a package, and
-# must be its own. The first line only compiles, on all processors.
+# The first line only compiles, on all processors.
 test: deps ## Run the tests, as root: they use real devices, mounts and containers.
 	go test -race -exec true ./... >/dev/null
-	go test -race -count=1 -p 1 $(TESTFLAGS) ./...
+	go test -race -count=1 $(TESTFLAGS) ./...
 	go test -tags crashpoints -count=1 $(TESTFLAGS) ./pkg/crashpoint
 	cd deploy && go test -count=1 $(TESTFLAGS) ./...
+
+.PHONY: crash
+# The plugin that is killed is a process of its own, so the race detector, without
+# which these are built, would see nothing.
+crash: deps ## Kill the plugin after each of its steps, and see that it recovers. As root.
+	go test -count=1 -timeout=20m -run=TestKilled $(TESTFLAGS) ./pkg/pool/disk ./test/pools
 
 .PHONY: demo
 demo: deps build ## Give a disk to a real container, and explain each step. As root.

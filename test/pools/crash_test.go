@@ -1,3 +1,5 @@
+//go:build !race
+
 package pools
 
 import (
@@ -176,8 +178,6 @@ func (l *life) locate() {
 	l.volume = l.plugin.Provisioned(l, l.id)
 	l.target = l.volume.Target(l, "pod-1")
 }
-
-const data = "what the pod has written"
 
 // calls are the life, each call as its caller repeats it.
 func (l *life) calls() []func(context.Context) error {

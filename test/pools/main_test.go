@@ -17,6 +17,7 @@ func TestMain(m *testing.M) { rig.Main(m) }
 const (
 	size = 8 * rig.MiB
 	name = "pvc-0a1b2c3d-1111-2222-3333-444455556666"
+	data = "what the pod has written"
 )
 
 // createRequest is what external-provisioner sends for a claim with volumeMode: Block.
