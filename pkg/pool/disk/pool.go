@@ -45,6 +45,7 @@ type Pool struct {
 	wipe    wipe
 	sysfs   blockdev.Sysfs
 	logger  klog.Logger
+	metrics metrics
 
 	// background is the context of what goes on beside the calls.
 	background context.Context
@@ -101,6 +102,7 @@ func New(ctx context.Context, name string, options Options, sysfs blockdev.Sysfs
 	pool := &Pool{
 		name: name, options: options, wipe: method, sysfs: sysfs,
 		logger:  klog.FromContext(ctx).WithValues("pool", name),
+		metrics: newMetrics(name),
 		members: map[diskKey]*member{}, refused: map[diskKey]refusal{},
 	}
 	pool.background, pool.stop = context.WithCancel(context.WithoutCancel(ctx))
