@@ -27,10 +27,12 @@ build: ## Build the static binary bin/rawblock-csi.
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $(BIN)/ ./cmd/...
 
 .PHONY: test
-# The first line only compiles, on all processors.
+# One package after the other: they share the machine's loop devices, and a test
+# that takes one away must not see it given to another. The first line only
+# compiles, on all processors.
 test: deps ## Run the tests, as root: they use real devices, mounts and containers.
 	go test -race -exec true ./... >/dev/null
-	go test -race -count=1 $(TESTFLAGS) ./...
+	go test -race -count=1 -p 1 $(TESTFLAGS) ./...
 	go test -tags crashpoints -count=1 $(TESTFLAGS) ./pkg/crashpoint
 	cd deploy && go test -count=1 $(TESTFLAGS) ./...
 
@@ -38,7 +40,7 @@ test: deps ## Run the tests, as root: they use real devices, mounts and containe
 # The plugin that is killed is a process of its own, so the race detector, without
 # which these are built, would see nothing.
 crash: deps ## Kill the plugin after each of its steps, and see that it recovers. As root.
-	go test -count=1 -timeout=20m -run=TestKilled $(TESTFLAGS) ./pkg/pool/disk ./test/pools
+	go test -count=1 -p 1 -timeout=20m -run=TestKilled $(TESTFLAGS) ./pkg/pool/disk ./test/pools
 
 .PHONY: demo
 demo: deps build ## Give a disk to a real container, and explain each step. As root.
