@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/rawblock-csi/rawblock-csi/pkg/crashpoint"
 	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
 )
@@ -97,15 +96,6 @@ func (e entry) write(r record) error {
 		return fmt.Errorf("write record: %w", err)
 	}
 	return nil
-}
-
-// move gives an entry another folder, durably.
-func (e entry) move(folder string) error {
-	if err := os.Rename(e.folder, folder); err != nil {
-		return err
-	}
-	crashpoint.Here("folder renamed")
-	return errors.Join(syncFolder(filepath.Dir(folder)), syncFolder(filepath.Dir(e.folder)))
 }
 
 func syncFolder(path string) error {

@@ -55,12 +55,25 @@ func (p *Pool) build(ctx context.Context, what made, place entry) error {
 		err = syncFolder(folder)
 	}
 	if err == nil {
-		err = e.move(place.folder)
+		err = p.move(e, place.folder)
 	}
 	if err != nil {
 		p.remove(ctx, folder)
 	}
 	return err
+}
+
+// move gives an entry another folder, durably. Nobody counts what is promised
+// meanwhile: it would be missed in one folder and in the other.
+func (p *Pool) move(e entry, folder string) error {
+	p.space.Lock()
+	err := os.Rename(e.folder, folder)
+	p.space.Unlock()
+	if err != nil {
+		return err
+	}
+	crashpoint.Here("folder renamed")
+	return errors.Join(syncFolder(filepath.Dir(folder)), syncFolder(filepath.Dir(e.folder)))
 }
 
 // fill makes the data of an entry.
@@ -176,7 +189,7 @@ func (p *Pool) discard(ctx context.Context, e entry) error {
 	if err != nil {
 		return fmt.Errorf("make a folder: %w", err)
 	}
-	err = e.move(filepath.Join(gone, "entry"))
+	err = p.move(e, filepath.Join(gone, "entry"))
 	select {
 	case <-p.remove(ctx, gone):
 	case <-time.After(removeWait):

@@ -43,7 +43,7 @@ type Pool struct {
 	busy inflight.Names
 	// making is what is being made: it outlives the call that asked for it.
 	making singleflight.Group
-	// space is held while space is promised.
+	// space is held while space is promised or counted, and folders are renamed.
 	space sync.Mutex
 	// removing counts what is being removed in the background.
 	removing sync.WaitGroup

@@ -33,7 +33,7 @@ type usage struct {
 	owed uint64
 }
 
-// usage looks at all there is, also at what is being made.
+// usage looks at all there is, also at what is being made. The caller holds space.
 func (p *Pool) usage() (usage, error) {
 	var sum usage
 	for _, folder := range []string{p.volumes(), p.snapshots(), p.work()} {
@@ -194,6 +194,8 @@ func (p *Pool) Capacity(_ context.Context, values map[string]string) (volume.Cap
 	if err != nil {
 		return volume.Capacity{}, err
 	}
+	p.space.Lock()
+	defer p.space.Unlock()
 	u, err := p.usage()
 	if err != nil {
 		return volume.Capacity{}, err
