@@ -151,6 +151,15 @@ func Stat(handle Descriptor) (FileInfo, error) {
 	return info, nil
 }
 
+// StatPath tells what is at a path, and follows it where it is a link.
+func StatPath(path string) (FileInfo, error) {
+	info, err := statx(unix.AT_FDCWD, path, 0)
+	if err != nil {
+		return FileInfo{}, &os.PathError{Op: "statx", Path: path, Err: err}
+	}
+	return info, nil
+}
+
 // StatAt tells what the entry of dir is, without following it where it is a link.
 func StatAt(dir Descriptor, name string) (FileInfo, error) {
 	info, err := statx(int(dir.Fd()), name, unix.AT_SYMLINK_NOFOLLOW)

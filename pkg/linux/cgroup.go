@@ -1,0 +1,100 @@
+package linux
+
+import (
+	"bytes"
+	"errors"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// ReadFileAt returns the text of a file in dir, as the kernel has them.
+func ReadFileAt(dir Descriptor, name string) (string, error) {
+	fd, err := openAt(int(dir.Fd()), name, entry(dir, name), unix.O_RDONLY|unix.O_NOFOLLOW)
+	if err != nil {
+		return "", err
+	}
+	defer fd.Close()
+	var text []byte
+	buffer := make([]byte, 4096)
+	for {
+		n, err := ignoringEINTR(func() (int, error) { return unix.Read(fd.fd, buffer) })
+		if err != nil {
+			return "", &os.PathError{Op: "read", Path: fd.name, Err: err}
+		}
+		if n == 0 {
+			return string(text), nil
+		}
+		text = append(text, buffer[:n]...)
+	}
+}
+
+// WriteFileAt writes text into a file in dir by one write, as the kernel's files
+// want it.
+func WriteFileAt(dir Descriptor, name, text string) error {
+	fd, err := openAt(int(dir.Fd()), name, entry(dir, name), unix.O_WRONLY|unix.O_NOFOLLOW)
+	if err != nil {
+		return err
+	}
+	defer fd.Close()
+	if _, err := ignoringEINTR(func() (int, error) { return unix.Write(fd.fd, []byte(text)) }); err != nil {
+		return &os.PathError{Op: "write", Path: fd.name, Err: err}
+	}
+	return nil
+}
+
+// SetAttribute sets an extended attribute of an open file (xattr(7)).
+func SetAttribute(file Descriptor, name, value string) error {
+	if err := unix.Setxattr(descriptorPath(file), name, []byte(value), 0); err != nil {
+		return &os.PathError{Op: "setxattr", Path: file.Name(), Err: err}
+	}
+	return nil
+}
+
+// RemoveAttribute removes an extended attribute of an open file; none is no error.
+func RemoveAttribute(file Descriptor, name string) error {
+	err := unix.Removexattr(descriptorPath(file), name)
+	if err != nil && !errors.Is(err, unix.ENODATA) {
+		return &os.PathError{Op: "removexattr", Path: file.Name(), Err: err}
+	}
+	return nil
+}
+
+// Attribute returns an extended attribute of an open file.
+func Attribute(file Descriptor, name string) (value string, found bool, err error) {
+	buffer := make([]byte, 256)
+	n, err := unix.Getxattr(descriptorPath(file), name, buffer)
+	if errors.Is(err, unix.ENODATA) {
+		return "", false, nil
+	}
+	if err != nil {
+		return "", false, &os.PathError{Op: "getxattr", Path: file.Name(), Err: err}
+	}
+	return string(buffer[:n]), true, nil
+}
+
+// Attributes returns the names of the extended attributes of the file at a path.
+func Attributes(path string) ([]string, error) {
+	for {
+		size, err := unix.Llistxattr(path, nil)
+		if err != nil {
+			return nil, &os.PathError{Op: "listxattr", Path: path, Err: err}
+		}
+		if size == 0 {
+			return nil, nil
+		}
+		buffer := make([]byte, size)
+		size, err = unix.Llistxattr(path, buffer)
+		if errors.Is(err, unix.ERANGE) {
+			continue // There are more by now.
+		}
+		if err != nil {
+			return nil, &os.PathError{Op: "listxattr", Path: path, Err: err}
+		}
+		var names []string
+		for name := range bytes.SplitSeq(bytes.TrimSuffix(buffer[:size], []byte{0}), []byte{0}) {
+			names = append(names, string(name))
+		}
+		return names, nil
+	}
+}

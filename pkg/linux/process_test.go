@@ -1,0 +1,199 @@
+package linux_test
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
+	"github.com/rawblock-csi/rawblock-csi/test/rig"
+)
+
+// start starts a process that does nothing, in new namespaces where flags say so.
+func start(t *testing.T, attributes *syscall.SysProcAttr) *exec.Cmd {
+	t.Helper()
+	command := exec.CommandContext(rig.Context(t), "sleep", "infinity")
+	command.SysProcAttr = attributes
+	rig.Must(t, command.Start())
+	t.Cleanup(func() {
+		command.Process.Kill() // It may have ended already.
+		command.Wait()
+	})
+	return command
+}
+
+func hold(t *testing.T, pid int) *linux.Process {
+	t.Helper()
+	process, err := linux.OpenProcess(pid)
+	rig.Must(t, err)
+	t.Cleanup(process.Close)
+	return process
+}
+
+func ended(t *testing.T, process *linux.Process) bool {
+	t.Helper()
+	ended, err := process.Ended()
+	rig.Must(t, err)
+	return ended
+}
+
+// A process that has ended and was not waited for yet looks alive in every other
+// way.
+func TestEnded(t *testing.T) {
+	command := start(t, nil)
+	process := hold(t, command.Process.Pid)
+	if process.PID() != command.Process.Pid || ended(t, process) {
+		t.Errorf("process %d is said to be %d, ended: %t", command.Process.Pid, process.PID(), ended(t, process))
+	}
+	rig.Must(t, command.Process.Kill())
+	// Until it is a zombie.
+	rig.Must(t, unix.Waitid(unix.P_PID, command.Process.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil))
+	if !ended(t, process) {
+		t.Error("a process that was killed is said to run")
+	}
+	rig.Must(t, unix.PidfdSendSignal(int(process.Fd()), 0, nil, 0))
+	command.Wait()
+	if !ended(t, process) {
+		t.Error("a process that was waited for is said to run")
+	}
+	if _, err := linux.OpenProcess(command.Process.Pid); !errors.Is(err, syscall.ESRCH) {
+		t.Errorf("holding a process that is not there: %v", err)
+	}
+	if err := process.UnmountTree(folder(t, "/"), "x"); !errors.Is(err, syscall.ESRCH) {
+		t.Errorf("entering a process that is not there: %v", err)
+	}
+}
+
+// Whatever lies below the root, no link leads out of it, or anywhere.
+func TestOpenDirBelow(t *testing.T) {
+	root := t.TempDir()
+	rig.Must(t, os.MkdirAll(filepath.Join(root, "dev/disk"), 0o755))
+	rig.Must(t, os.WriteFile(filepath.Join(root, "file"), nil, 0o600))
+	for name, target := range map[string]string{
+		"absolute": "/etc", "relative": "../../../etc", "inside": "dev", "magic": "/proc/self/root", "dev/link": "disk",
+	} {
+		rig.Must(t, os.Symlink(target, filepath.Join(root, name)))
+	}
+	handle := folder(t, root)
+	for path, want := range map[string]error{
+		"/dev": nil, "/dev/": nil, "/dev/disk": nil, "/": nil, "dev": nil,
+		"/../../dev": nil, // As in a process whose root this is.
+		"/absolute":  syscall.ELOOP, "/relative": syscall.ELOOP, "/inside": syscall.ELOOP, "/magic/etc": syscall.ELOOP, "/dev/link/": syscall.ELOOP,
+		"/missing": syscall.ENOENT, "/file": syscall.ENOTDIR, "/../etc": syscall.ENOENT,
+	} {
+		dir, err := linux.OpenDirBelow(handle, path)
+		if !errors.Is(err, want) {
+			t.Errorf("%s: %v, want %v", path, err, want)
+		}
+		if err == nil {
+			dir.Close()
+		}
+	}
+}
+
+func TestMakeBlockNode(t *testing.T) {
+	rig.RequireRoot(t)
+	dir, number := folder(t, t.TempDir()), linux.DeviceNumber{Major: 259, Minor: 70000}
+	rig.Must(t, linux.MakeBlockNode(dir, "node", number))
+	node, err := linux.OpenPathAt(dir, "node")
+	rig.Must(t, err)
+	defer node.Close()
+	wantNode(t, dir.Name()+"/node", number, 0, 0, 0)
+
+	// The handle counts, not the name.
+	rig.Must(t, os.Rename(dir.Name()+"/node", dir.Name()+"/moved"))
+	rig.Must(t, os.WriteFile(dir.Name()+"/node", nil, 0o600))
+	rig.Must(t, linux.SetOwner(node, 1000, 2000, 0o640))
+	wantNode(t, dir.Name()+"/moved", number, 1000, 2000, 0o640)
+	if info, err := os.Stat(dir.Name() + "/node"); err != nil || info.Mode() != 0o600 {
+		t.Errorf("what took its name is %v, %v", info, err)
+	}
+	if err := linux.MakeBlockNode(dir, "node", number); !errors.Is(err, syscall.EEXIST) {
+		t.Errorf("over a file: %v", err)
+	}
+}
+
+func wantNode(t *testing.T, path string, number linux.DeviceNumber, uid, gid, mode uint32) {
+	t.Helper()
+	var st unix.Stat_t
+	rig.Must(t, unix.Lstat(path, &st))
+	if st.Mode != unix.S_IFBLK|mode || st.Uid != uid || st.Gid != gid || st.Rdev != unix.Mkdev(number.Major, number.Minor) {
+		t.Errorf("%s has mode %o, owner %d:%d, device %#x", path, st.Mode, st.Uid, st.Gid, st.Rdev)
+	}
+}
+
+func TestFlagsOf(t *testing.T) {
+	path := rig.StateDir(t)
+	for flags, want := range map[uintptr]linux.MountFlags{
+		0: {}, unix.MS_RDONLY: {ReadOnly: true}, unix.MS_NODEV: {NoDevices: true},
+	} {
+		rig.Must(t, unix.Mount("", path, "", unix.MS_REMOUNT|unix.MS_BIND|flags, ""))
+		got, err := linux.FlagsOf(folder(t, path))
+		if err != nil || got != want {
+			t.Errorf("with %#x: %+v, %v", flags, got, err)
+		}
+	}
+}
+
+// In a process that has a user and a mount namespace of its own, and a filesystem
+// that belongs to them, only a node that is mounted can be opened.
+func TestMountTree(t *testing.T) {
+	disk := rig.NewDisk(t, rig.MiB)
+	const rootID = 200000
+	command := start(t, &syscall.SysProcAttr{
+		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: rootID, Size: 1000}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: rootID, Size: 1000}},
+	})
+	process := hold(t, command.Process.Pid)
+	enter := []string{"nsenter", "-t", strconv.Itoa(command.Process.Pid), "-U", "-m", "--"}
+	run := func(args ...string) error {
+		output, err := exec.CommandContext(rig.Context(t), enter[0], append(enter[1:], args...)...).CombinedOutput()
+		if err != nil {
+			t.Logf("%v: %v: %s", args, err, output)
+		}
+		return err
+	}
+	rig.Must(t, run("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/mnt"))
+	root, err := process.OpenRoot()
+	rig.Must(t, err)
+	defer root.Close()
+	dir, err := linux.OpenDirBelow(root, "/mnt")
+	rig.Must(t, err)
+	defer dir.Close()
+
+	if err := linux.CreateFile(dir, "as-root"); !errors.Is(err, syscall.EOVERFLOW) {
+		t.Errorf("a file of a user that the filesystem does not know: %v", err)
+	}
+	rig.Must(t, linux.CreateFileAs(dir, "node", rootID, rootID))
+	if unix.Getuid() != 0 {
+		t.Error("the whole process has become another user")
+	}
+	tree, err := linux.BlockNodeTree(disk.Number(), rootID, rootID, 0o660)
+	rig.Must(t, err)
+	defer tree.Close()
+	file, err := linux.OpenPathAt(dir, "node")
+	rig.Must(t, err)
+	defer file.Close()
+	rig.Must(t, process.MountTree(tree, file))
+	info, err := linux.StatAt(dir, "node")
+	if err != nil || !info.IsBlockDevice() || info.Device != disk.Number() || !info.MountRoot {
+		t.Errorf("mounted: %+v, %v", info, err)
+	}
+	rig.Must(t, run("head", "-c", "1", "/mnt/node"))
+	if _, err := os.Lstat("/mnt/node"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the host sees it: %v", err)
+	}
+
+	rig.Must(t, process.UnmountTree(dir, "node"))
+	if err := process.UnmountTree(dir, "node"); !errors.Is(err, syscall.EINVAL) {
+		t.Errorf("unmounted twice: %v", err)
+	}
+	rig.Must(t, linux.RemoveFile(dir, "node"))
+}
