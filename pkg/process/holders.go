@@ -1,0 +1,182 @@
+package process
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
+	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
+)
+
+// Holder is a process that has a block device open, or mapped into its memory.
+type Holder struct {
+	// PID is its number, as the host counts.
+	PID int
+	// Command is its name, of at most 15 bytes.
+	Command string
+	// Container is the ID of the container that it is in, if any.
+	Container string
+	// Nodes are the nodes that it opened the device by.
+	Nodes []linux.FileID
+}
+
+// Holders returns the processes that have the block device open or mapped, but not
+// the one that is left out.
+//
+// What /proc does not show is not found: a descriptor that is on its way through a
+// socket, a file that is registered with an io_uring and closed otherwise, and one
+// of a thread that does not share the descriptors of its process. A process that has
+// more capabilities than the plugin cannot be looked into (ptrace(2), access mode
+// checking), and is passed over where it is in no container.
+func (t Table) Holders(ctx context.Context, number linux.DeviceNumber, leftOut int) ([]Holder, error) {
+	all, err := t.all()
+	if err != nil {
+		return nil, err
+	}
+	search := search{table: t, number: number, seen: map[mapped]bool{}}
+	var found []Holder
+	for _, pid := range all {
+		if err := ctx.Err(); err != nil {
+			return nil, fmt.Errorf("look for who has device %s open: %w", number, err)
+		}
+		if pid == leftOut {
+			continue
+		}
+		holder, holds, err := search.look(pid)
+		if errors.Is(err, volume.ErrNotFound) || errors.Is(err, fs.ErrPermission) && t.isOfHost(pid) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("look for who has device %s open: %w", number, err)
+		}
+		if holds {
+			found = append(found, holder)
+		}
+	}
+	return found, nil
+}
+
+func (t Table) isOfHost(pid int) bool {
+	id, err := t.ContainerOf(pid)
+	return err == nil && id == ""
+}
+
+// search is a search for one device through all processes.
+type search struct {
+	table  Table
+	number linux.DeviceNumber
+	// seen says of each mapped file whether it is a node of the device: libraries
+	// are mapped by many.
+	seen map[mapped]bool
+}
+
+func (s *search) look(pid int) (Holder, bool, error) {
+	nodes, err := s.descriptors(pid)
+	if err != nil {
+		return Holder{}, false, err
+	}
+	mapped, err := s.mappings(pid)
+	if err != nil {
+		return Holder{}, false, err
+	}
+	nodes = append(nodes, mapped...)
+	if len(nodes) == 0 {
+		return Holder{}, false, nil
+	}
+	stat, err := s.table.stat(pid)
+	if err != nil {
+		return Holder{}, false, err
+	}
+	container, err := s.table.ContainerOf(pid)
+	if err != nil {
+		return Holder{}, false, err
+	}
+	return Holder{PID: pid, Command: stat.command, Container: container, Nodes: nodes}, true, nil
+}
+
+// descriptors returns the nodes of the device that the process has open.
+func (s *search) descriptors(pid int) ([]linux.FileID, error) {
+	folder := s.table.path(pid, "fd")
+	names, err := linux.ReadNames(folder)
+	if err != nil {
+		return nil, wrap(pid, err)
+	}
+	var nodes []linux.FileID
+	for _, name := range names {
+		node, is, err := s.node(filepath.Join(folder, name))
+		if err != nil {
+			return nil, wrap(pid, err)
+		}
+		if is && !slices.Contains(nodes, node) {
+			nodes = append(nodes, node)
+		}
+	}
+	return nodes, nil
+}
+
+// mappings returns the nodes of the device that the process has mapped.
+func (s *search) mappings(pid int) ([]linux.FileID, error) {
+	text, err := s.table.read(pid, "maps")
+	if err != nil {
+		return nil, err
+	}
+	var nodes []linux.FileID
+	for line := range strings.Lines(text) {
+		file, area, ok := parseMapping(line)
+		if !ok {
+			continue
+		}
+		isNode, known := s.seen[file]
+		if known && !isNode {
+			continue
+		}
+		node, isNode, err := s.node(s.table.path(pid, "map_files/"+area))
+		if err != nil {
+			return nil, wrap(pid, err)
+		}
+		s.seen[file] = isNode
+		if isNode && !slices.Contains(nodes, node) {
+			nodes = append(nodes, node)
+		}
+	}
+	return nodes, nil
+}
+
+// mapped names a mapped file.
+type mapped struct{ device, inode string }
+
+// parseMapping reads a line of /proc/PID/maps (proc_pid_maps(5)) that has a file
+// behind it, and returns the file, and the name of the area in
+// /proc/PID/map_files, which has no leading zeros.
+func parseMapping(line string) (file mapped, area string, ok bool) {
+	fields := strings.Fields(line)
+	if len(fields) < 6 || fields[4] == "0" {
+		return mapped{}, "", false
+	}
+	begin, end, _ := strings.Cut(fields[0], "-")
+	from, err := strconv.ParseUint(begin, 16, 64)
+	if err != nil {
+		return mapped{}, "", false
+	}
+	to, err := strconv.ParseUint(end, 16, 64)
+	if err != nil {
+		return mapped{}, "", false
+	}
+	return mapped{fields[3], fields[4]}, fmt.Sprintf("%x-%x", from, to), true
+}
+
+// node reports whether what a link of /proc leads to is a node of the device, and
+// which one. One that is gone meanwhile is not.
+func (s *search) node(path string) (linux.FileID, bool, error) {
+	info, err := linux.StatPath(path)
+	if hasEnded(err) {
+		return linux.FileID{}, false, nil
+	}
+	return info.ID, err == nil && info.IsBlockDevice() && info.Device == s.number, err
+}
