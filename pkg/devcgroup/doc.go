@@ -1,0 +1,16 @@
+// Package devcgroup opens the device cgroup of a running container for one block
+// device, and closes it again, exactly as it was.
+//
+// The device cgroup is what keeps a container from the devices that are not its
+// own: not the node, which a container with CAP_MKNOD makes by itself. In cgroup v1
+// it is a list of rules, in v2 one or more BPF programs, all of which must agree,
+// those of the cgroups above included. A hybrid host may have both for one
+// container, and then both must agree.
+//
+// Rules of this room. The rules of the container's own are neither understood nor
+// rebuilt: a grant is put in front of them, and taken away from there. What was
+// granted is written down before, as an extended attribute of the cgroup's folder,
+// which the kernel keeps for as long as the cgroup is there: so it is known what is
+// ours, whatever else was lost. Cgroups above the container's are never touched,
+// since they are others' too.
+package devcgroup
