@@ -24,6 +24,14 @@ walls=(
   "pkg/pool/static|github.com/rawblock-csi/rawblock-csi/pkg/publish"
   "pkg/pool/static|github.com/rawblock-csi/rawblock-csi/pkg/driver"
   "pkg/driver|github.com/rawblock-csi/rawblock-csi/pkg/pool/static"
+  "pkg/driver|github.com/rawblock-csi/rawblock-csi/pkg/hotplug"
+  "pkg/socket|github.com/rawblock-csi/rawblock-csi/pkg/linux"
+  "pkg/devcgroup|golang.org/x/sys/unix"
+  "pkg/devcgroup|github.com/rawblock-csi/rawblock-csi/pkg/process"
+  "pkg/process|github.com/rawblock-csi/rawblock-csi/pkg/devcgroup"
+  "pkg/cri|github.com/rawblock-csi/rawblock-csi/pkg/blockdev"
+  "pkg/hotplug|github.com/rawblock-csi/rawblock-csi/pkg/publish"
+  "pkg/hotplug|google.golang.org/grpc/status"
   "cmd/rawblock-csi|google.golang.org/grpc/codes"
 )
 

@@ -13,12 +13,14 @@ import (
 	"os/signal"
 	"syscall"
 
+	"golang.org/x/sync/errgroup"
 	"k8s.io/klog/v2"
 
 	"github.com/rawblock-csi/rawblock-csi/pkg/blockdev"
 	"github.com/rawblock-csi/rawblock-csi/pkg/config"
 	"github.com/rawblock-csi/rawblock-csi/pkg/driver"
 	"github.com/rawblock-csi/rawblock-csi/pkg/pool/static"
+	"github.com/rawblock-csi/rawblock-csi/pkg/publish"
 )
 
 // version is set by the linker.
@@ -27,6 +29,7 @@ var version = "unknown"
 type flags struct {
 	driver.Options
 	config        string
+	stateDir      string
 	verbosity     int
 	loggingFormat string
 	version       bool
@@ -76,7 +79,18 @@ func run(args []string, stdout, stderr io.Writer) error {
 	}
 	defer pools.close()
 	options.Pools, options.Collectors = pools, pools.collectors()
-	return driver.Run(ctx, options)
+	if options.Publisher, err = publish.New(flags.stateDir, options.Sysfs); err != nil {
+		return err
+	}
+	attachments, err := openAttachments(settings.Hotplug, flags.stateDir, &options)
+	if err != nil {
+		return err
+	}
+	defer attachments.close()
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return driver.Run(ctx, options) })
+	group.Go(func() error { return attachments.Run(ctx) })
+	return group.Wait()
 }
 
 func parseFlags(args []string, stderr io.Writer) (flags, error) {
@@ -88,7 +102,7 @@ func parseFlags(args []string, stderr io.Writer) (flags, error) {
 	set.StringVar(&f.NodeID, "node-id", "", "name of the Kubernetes node (required)")
 	set.StringVar(&f.config, "config", "", "node configuration file; empty: the defaults")
 	set.StringVar(&f.KubeletDir, "kubelet-dir", "/var/lib/kubelet", "kubelet's --root-dir")
-	set.StringVar(&f.StateDir, "state-dir", "/run/rawblock-csi", "folder for records of this boot; the host's, on a tmpfs")
+	set.StringVar(&f.stateDir, "state-dir", "/run/rawblock-csi", "folder for records of this boot; the host's, on a tmpfs")
 	set.StringVar(&f.RegistrationDir, "registration-dir", "",
 		"kubelet's plugins_registry, where the plugin registers itself; empty: a sidecar does")
 	set.StringVar(&f.MetricsAddress, "metrics-address", "", "address for HTTP: /metrics, /healthz and /readyz; empty: off")

@@ -88,7 +88,7 @@ func TestDefaults(t *testing.T) {
 	rig.Must(t, err)
 	var want flags
 	want.Endpoint = "unix:///var/lib/kubelet/plugins/csi.rawblock.dev/csi.sock"
-	want.KubeletDir, want.StateDir, want.loggingFormat = "/var/lib/kubelet", "/run/rawblock-csi", "text"
+	want.KubeletDir, want.stateDir, want.loggingFormat = "/var/lib/kubelet", "/run/rawblock-csi", "text"
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, want %+v", got, want)
 	}

@@ -35,6 +35,18 @@ type Config struct {
 	Pools []Pool
 	// Devices says what PersistentVolumes may name.
 	Devices Devices
+	// Hotplug says how devices get into containers that run already.
+	Hotplug Hotplug
+}
+
+// Hotplug says how devices get into containers that run already.
+type Hotplug struct {
+	// CRISocket is the socket of the container runtime; empty: the one that is
+	// found.
+	CRISocket string
+	// AttachmentPods says whether pods may ask for their volume to be attached to
+	// another pod of their namespace.
+	AttachmentPods bool
 }
 
 // Devices says what PersistentVolumes may name.
@@ -101,6 +113,7 @@ func (c *Config) read(node *yaml.Node) error {
 		{"controllerExpansion", into(&c.ControllerExpansion, readBool)},
 		{"pools", into(&c.Pools, readPools)},
 		{"devices", into(&c.Devices, c.Devices.read)},
+		{"hotplug", into(&c.Hotplug, c.Hotplug.read)},
 	}.read(node, "the configuration")
 }
 
@@ -110,6 +123,15 @@ func (d Devices) read(node *yaml.Node) (Devices, error) {
 		{"allow", into(&d.Allow, listOf(readPattern))},
 	}.read(node, "devices")
 	return d, err
+}
+
+// read reads hotplug, which has what h has where it does not say.
+func (h Hotplug) read(node *yaml.Node) (Hotplug, error) {
+	err := fields{
+		{"criSocket", into(&h.CRISocket, readSocket)},
+		{"attachmentPods", into(&h.AttachmentPods, readBool)},
+	}.read(node, "hotplug")
+	return h, err
 }
 
 // Patterns returns the patterns as plain strings.

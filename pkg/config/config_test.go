@@ -43,6 +43,10 @@ func TestParse(t *testing.T) {
 			"maxVolumes: &n 7\ndevices: {allow: [&p /dev/sdb, *p]}\n",
 			config.Config{MaxVolumes: 7, Pools: files, Devices: config.Devices{Allow: []config.Pattern{"/dev/sdb", "/dev/sdb"}}},
 		},
+		"hot attach": {
+			"hotplug: {criSocket: /run/crio/crio.sock, attachmentPods: true}\n",
+			config.Config{Pools: files, Devices: byID, Hotplug: config.Hotplug{CRISocket: "/run/crio/crio.sock", AttachmentPods: true}},
+		},
 		"JSON": {`{"maxVolumes": 5, "devices": {"allow": ["/dev/sdb"]}}`, config.Config{MaxVolumes: 5, Pools: files, Devices: config.Devices{Allow: []config.Pattern{"/dev/sdb"}}}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -67,7 +71,7 @@ func TestParseRefuses(t *testing.T) {
 		text string
 		says []string
 	}{
-		"unknown key":            {"maxVolumes: 1\nmaxvolumes: 2\n", []string{"line 2", `"maxvolumes" is unknown`, "its keys are: maxVolumes, controllerExpansion, pools, devices"}},
+		"unknown key":            {"maxVolumes: 1\nmaxvolumes: 2\n", []string{"line 2", `"maxvolumes" is unknown`, "its keys are: maxVolumes, controllerExpansion, pools, devices, hotplug"}},
 		"unknown key of devices": {"devices:\n  deny: []\n", []string{"line 2", `"deny" is unknown in devices`, "its keys are: allow"}},
 		"two unknown keys":       {"a: 1\nb: 2\n", []string{`line 1: "a"`, `; line 2: "b"`}},
 		"merged keys":            {"<<: {maxVolumes: 5}\n", []string{"line 1", `"<<" is unknown`}},

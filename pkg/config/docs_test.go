@@ -100,6 +100,7 @@ var places = map[string]struct {
 }{
 	"":                    {"%s", nil},
 	"devices.":            {"{devices: %s}", nil},
+	"hotplug.":            {"{hotplug: %s}", nil},
 	"pools[].":            {"{pools: [%s]}", map[string]string{"name": "a", "file": "{directory: /a}"}},
 	"pools[].file.":       {"{pools: [{name: a, file: %s}]}", map[string]string{"directory": "/a"}},
 	"pools[].disk.":       {"{pools: [{name: a, disk: %s}]}", map[string]string{"match": "{transport: nvme}"}},

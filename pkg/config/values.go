@@ -94,6 +94,12 @@ func readDirectory(node *yaml.Node) (string, error) {
 		"an absolute path without . and .. elements and a slash at the end, such as "+DefaultDirectory)
 }
 
+func readSocket(node *yaml.Node) (string, error) {
+	isSocket := func(text string) bool { return isCleanPath(text) && text != "/" }
+	return readText(node, isSocket, "the path of a socket",
+		"an absolute path without . and .. elements, such as /run/containerd/containerd.sock")
+}
+
 func readPattern(node *yaml.Node) (Pattern, error) {
 	text, err := readPathPattern(node)
 	return Pattern(text), err

@@ -28,10 +28,28 @@ type devices interface {
 	Open(ctx context.Context, attributes map[string]string) (*blockdev.Device, error)
 }
 
+// attachments are the devices that were given to running containers.
+type attachments interface {
+	// Withdraw takes away what a running container was given of the volume for
+	// the pod that has the target path; nothing is no error. Errors:
+	// volume.ErrInUse while processes have the device open.
+	Withdraw(ctx context.Context, volumeID, target string) error
+	// CheckReleased returns an error while a running container has the volume.
+	// Errors: volume.ErrInUse.
+	CheckReleased(ctx context.Context, volumeID string) error
+}
+
+// noAttachments is a node where nothing is given to running containers.
+type noAttachments struct{}
+
+func (noAttachments) Withdraw(context.Context, string, string) error { return nil }
+func (noAttachments) CheckReleased(context.Context, string) error    { return nil }
+
 // node is the CSI Node service.
 type node struct {
 	csi.UnimplementedNodeServer
 	volumes
+	attachments
 	maxVolumes int64
 	paths      kubeletDir
 	publisher  *publish.Publisher
@@ -68,14 +86,15 @@ func (n *node) NodeStageVolume(ctx context.Context, req *csi.NodeStageVolumeRequ
 // closeUnstaged gives up the device of a volume that could not be staged: no
 // NodeUnstageVolume may follow.
 func (n *node) closeUnstaged(ctx context.Context, volumeID string) error {
-	_, staged, err := n.publisher.StagedDevice(volumeID)
+	staged, err := n.publisher.IsStaged(volumeID)
 	if err != nil || staged {
 		return err
 	}
 	return n.close(ctx, volumeID)
 }
 
-// NodeUnstageVolume forgets the device, and gives it up.
+// NodeUnstageVolume forgets the device, and gives it up, once no running container
+// has it.
 func (n *node) NodeUnstageVolume(ctx context.Context, req *csi.NodeUnstageVolumeRequest) (*csi.NodeUnstageVolumeResponse, error) {
 	if err := cmp.Or(checkVolumeID(req.GetVolumeId()), n.paths.check("staging_target_path", req.GetStagingTargetPath())); err != nil {
 		return nil, err
@@ -85,6 +104,9 @@ func (n *node) NodeUnstageVolume(ctx context.Context, req *csi.NodeUnstageVolume
 		return nil, err
 	}
 	defer unlock()
+	if err := n.CheckReleased(ctx, req.GetVolumeId()); err != nil {
+		return nil, err
+	}
 	if err := n.publisher.Unstage(req.GetVolumeId()); err != nil {
 		return nil, err
 	}
@@ -134,8 +156,9 @@ func (n *node) parsePublish(req *csi.NodePublishVolumeRequest) (publish.Publicat
 	}, nil
 }
 
-// NodeUnpublishVolume takes the volume away from the target. It needs neither
-// the device nor the staging folder.
+// NodeUnpublishVolume takes the volume away from the target, and before that from
+// the running container that it was attached to for the pod of the target. It
+// needs neither the device nor the staging folder.
 func (n *node) NodeUnpublishVolume(ctx context.Context, req *csi.NodeUnpublishVolumeRequest) (*csi.NodeUnpublishVolumeResponse, error) {
 	if err := cmp.Or(checkVolumeID(req.GetVolumeId()), n.paths.check("target_path", req.GetTargetPath())); err != nil {
 		return nil, err
@@ -145,6 +168,9 @@ func (n *node) NodeUnpublishVolume(ctx context.Context, req *csi.NodeUnpublishVo
 		return nil, err
 	}
 	defer unlock()
+	if err := n.Withdraw(ctx, req.GetVolumeId(), req.GetTargetPath()); err != nil {
+		return nil, err
+	}
 	target := publish.Target{VolumeID: req.GetVolumeId(), Path: req.GetTargetPath()}
 	return &csi.NodeUnpublishVolumeResponse{}, n.publisher.Unpublish(ctx, target)
 }
@@ -216,25 +242,14 @@ func (n *node) openVolumePath(volumeID, path string) (*blockdev.Device, error) {
 	}
 	info, err := os.Stat(path)
 	if err == nil && info.IsDir() {
-		return n.openStaged(volumeID, path)
+		device, _, err := n.publisher.OpenStaged(volumeID)
+		return device, err
 	}
 	device, err := blockdev.Open(path, n.sysfs)
 	if errors.Is(err, volume.ErrInvalid) {
 		err = fmt.Errorf("%w: volume %s: %s", volume.ErrNotFound, volumeID, err.Error())
 	}
 	return device, err
-}
-
-// openStaged opens the device of a volume that is staged at a folder.
-func (n *node) openStaged(volumeID, path string) (*blockdev.Device, error) {
-	number, found, err := n.publisher.StagedDevice(volumeID)
-	if err != nil {
-		return nil, err
-	}
-	if !found {
-		return nil, fmt.Errorf("%w: volume %s is not staged at %s", volume.ErrNotFound, volumeID, path)
-	}
-	return blockdev.OpenNumber(number, n.sysfs)
 }
 
 // NodeGetInfo tells the cluster who this node is.

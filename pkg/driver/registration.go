@@ -10,6 +10,8 @@ import (
 	"google.golang.org/grpc"
 	"k8s.io/klog/v2"
 	registerapi "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
+
+	"github.com/rawblock-csi/rawblock-csi/pkg/socket"
 )
 
 // registration answers kubelet's plugin watcher, so that no sidecar has to
@@ -32,7 +34,7 @@ func newRegistration(endpoint string, logger klog.Logger) *registration {
 // serve answers kubelet in its registration directory until ctx ends. The socket
 // goes with it, which tells kubelet that the driver is not served.
 func (r *registration) serve(ctx context.Context, directory string) error {
-	listener, err := listen(ctx, registrationSocket(directory))
+	listener, err := socket.Listen(ctx, registrationSocket(directory))
 	if err != nil {
 		return fmt.Errorf("register with kubelet: %w", err)
 	}

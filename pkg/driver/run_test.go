@@ -19,6 +19,7 @@ import (
 
 	"github.com/rawblock-csi/rawblock-csi/pkg/blockdev"
 	"github.com/rawblock-csi/rawblock-csi/pkg/driver"
+	"github.com/rawblock-csi/rawblock-csi/pkg/publish"
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
 	"github.com/rawblock-csi/rawblock-csi/test/rig"
 )
@@ -35,14 +36,17 @@ func (f openFunc) Open(_ context.Context, attributes map[string]string) (*blockd
 // newOptions are those of a plugin that has no devices.
 func newOptions(t *testing.T) driver.Options {
 	t.Helper()
+	sysfs := blockdev.NewSysfs("/sys")
+	publisher, err := publish.New(rig.StateDir(t), sysfs)
+	rig.Must(t, err)
 	return driver.Options{
 		Endpoint:   filepath.Join(t.TempDir(), "csi.sock"),
 		NodeID:     rig.NodeID,
 		Version:    "v1.2.3",
 		KubeletDir: rig.KubeletDir(t),
-		StateDir:   rig.StateDir(t),
+		Publisher:  publisher,
 		Devices:    openFunc(nil),
-		Sysfs:      blockdev.NewSysfs("/sys"),
+		Sysfs:      sysfs,
 	}
 }
 
@@ -113,7 +117,6 @@ func TestRunRefusesOptions(t *testing.T) {
 		"missing kubelet dir":  {func(o *driver.Options) { o.KubeletDir += "/missing" }, os.ErrNotExist, "kubelet directory"},
 		"endpoint by TCP":      {func(o *driver.Options) { o.Endpoint = "tcp://0.0.0.0:1" }, volume.ErrInvalid, "tcp://0.0.0.0:1"},
 		"file at the socket":   {func(o *driver.Options) { rig.Must(t, os.WriteFile(o.Endpoint, nil, 0o600)) }, volume.ErrPrecondition, "is not a socket"},
-		"file at the state":    {func(o *driver.Options) { o.StateDir += "/file"; rig.Must(t, os.WriteFile(o.StateDir, nil, 0o600)) }, nil, "folder for records"},
 		"no such address":      {func(o *driver.Options) { o.MetricsAddress = "localhost" }, nil, "--metrics-address"},
 	} {
 		t.Run(name, func(t *testing.T) {

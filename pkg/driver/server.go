@@ -16,6 +16,7 @@ import (
 	"github.com/rawblock-csi/rawblock-csi/pkg/blockdev"
 	"github.com/rawblock-csi/rawblock-csi/pkg/inflight"
 	"github.com/rawblock-csi/rawblock-csi/pkg/publish"
+	"github.com/rawblock-csi/rawblock-csi/pkg/socket"
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
 )
 
@@ -41,8 +42,14 @@ type Options struct {
 	Version string
 	// KubeletDir is kubelet's --root-dir.
 	KubeletDir string
-	// StateDir is where records are kept that do not outlive a boot.
-	StateDir string
+	// Publisher publishes devices.
+	Publisher *publish.Publisher
+	// Attachments are the devices that were given to running containers; nil where
+	// that is not done.
+	Attachments attachments
+	// Inflight are the volumes that a call is under way for. Who else works on
+	// volumes locks them there too; nil where nobody does.
+	Inflight *inflight.Names
 	// RegistrationDir is kubelet's plugins_registry, or empty where a sidecar registers the plugin.
 	RegistrationDir string
 	// MetricsAddress is where HTTP is served, or empty.
@@ -89,10 +96,6 @@ func Run(ctx context.Context, options Options) error {
 	if err != nil {
 		return err
 	}
-	publisher, err := publish.New(options.StateDir, options.Sysfs)
-	if err != nil {
-		return err
-	}
 	metrics := prometheus.NewRegistry()
 	calls, err := newCalls(logger, metrics)
 	if err != nil {
@@ -103,52 +106,60 @@ func Run(ctx context.Context, options Options) error {
 			return fmt.Errorf("register metrics: %w", err)
 		}
 	}
-	socket, err := socketPath(options.Endpoint)
+	path, err := socketPath(options.Endpoint)
 	if err != nil {
 		return err
 	}
-	listener, err := listen(ctx, socket)
+	listener, err := socket.Listen(ctx, path)
 	if err != nil {
 		return err
 	}
 	probe := probe{paths: paths, sysfs: options.Sysfs, ownNamespace: hasOwnMountNamespace()}
 	server := grpc.NewServer(grpc.UnaryInterceptor(calls.intercept), grpc.NumStreamWorkers(streamWorkers))
-	options.register(server, paths, publisher, probe.check)
+	options.register(server, paths, probe.check)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return serve(ctx, server, listener) })
 	ready := probe.check
 	if options.RegistrationDir != "" {
-		registration := newRegistration(socket, logger)
+		registration := newRegistration(path, logger)
 		group.Go(func() error { return registration.serve(ctx, options.RegistrationDir) })
 		group.Go(func() error { return registration.wait(ctx) })
 		ready = func() error { return errors.Join(probe.check(), registration.check()) }
 	}
 	if options.MetricsAddress != "" {
-		group.Go(func() error { return serveHTTP(ctx, options.MetricsAddress, newHandler(socket, ready, metrics)) })
+		group.Go(func() error { return serveHTTP(ctx, options.MetricsAddress, newHandler(path, ready, metrics)) })
 	}
-	logger.Info("Serving", "driver", Name, "version", options.Version, "node", options.NodeID, "socket", socket)
+	logger.Info("Serving", "driver", Name, "version", options.Version, "node", options.NodeID, "socket", path)
 	return group.Wait()
 }
 
 // register gives the server the CSI services.
-func (o Options) register(server *grpc.Server, paths kubeletDir, publisher *publish.Publisher, probe func() error) {
-	volumes, inflight := volumes{node: o.NodeID, pools: o.Pools, named: o.Devices}, &inflight.Names{}
+func (o Options) register(server *grpc.Server, paths kubeletDir, probe func() error) {
+	attachments, calls := o.Attachments, o.Inflight
+	if attachments == nil {
+		attachments = noAttachments{}
+	}
+	if calls == nil {
+		calls = &inflight.Names{}
+	}
+	volumes := volumes{node: o.NodeID, pools: o.Pools, named: o.Devices}
 	identity := &identity{version: o.Version, probe: probe, provisions: len(o.Pools) > 0, snapshots: len(volumes.snapshotters()) > 0}
 	csi.RegisterIdentityServer(server, identity)
 	csi.RegisterNodeServer(server, &node{
-		volumes:    volumes,
-		maxVolumes: o.MaxVolumes,
-		paths:      paths,
-		publisher:  publisher,
-		sysfs:      o.Sysfs,
-		inflight:   inflight,
+		volumes:     volumes,
+		attachments: attachments,
+		maxVolumes:  o.MaxVolumes,
+		paths:       paths,
+		publisher:   o.Publisher,
+		sysfs:       o.Sysfs,
+		inflight:    calls,
 	})
 	if len(o.Pools) > 0 {
 		csi.RegisterControllerServer(server, &controller{
 			volumes:   volumes,
 			expansion: o.ControllerExpansion,
-			publisher: publisher,
-			inflight:  inflight,
+			publisher: o.Publisher,
+			inflight:  calls,
 		})
 	}
 }

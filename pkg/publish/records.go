@@ -157,3 +157,44 @@ func readNames(path string) ([]string, error) {
 	}
 	return names, err
 }
+
+// Targets returns the target paths where the volume is published.
+func (p *Publisher) Targets(volumeID string) ([]string, error) {
+	publications, err := p.records(volumeID).publications()
+	targets := make([]string, len(publications))
+	for i, publication := range publications {
+		targets[i] = publication.Target
+	}
+	return targets, err
+}
+
+// PublishedFor returns what is published for a pod: by volume_id, whether only for
+// reading. Kubelet names the target of a block volume after the UID of the pod
+// (pkg/volume/csi/csi_block.go in Kubernetes).
+func (p *Publisher) PublishedFor(podUID string) (readOnly map[string]bool, err error) {
+	names, err := readNames(p.state)
+	if err != nil {
+		return nil, fmt.Errorf("read what is published: %w", err)
+	}
+	found := map[string]bool{}
+	for _, name := range names {
+		records := records{filepath.Join(p.state, name)}
+		staged, isStaged, err := records.staged(p.bootID)
+		if err != nil {
+			return nil, err
+		}
+		if !isStaged {
+			continue
+		}
+		publications, err := records.publications()
+		if err != nil {
+			return nil, err
+		}
+		for _, publication := range publications {
+			if filepath.Base(publication.Target) == podUID {
+				found[staged.volumeID] = publication.ReadOnly
+			}
+		}
+	}
+	return found, nil
+}

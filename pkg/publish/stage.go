@@ -9,7 +9,6 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/rawblock-csi/rawblock-csi/pkg/blockdev"
-	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
 )
 
@@ -135,11 +134,34 @@ func mismatch(record staged, device *blockdev.Device, publications []Publication
 		volume.ErrMismatch, record.number, record.seq, device, device.DiskSeq(), remedy)
 }
 
-// StagedDevice returns the number of the device that is staged, if one was in
-// this boot.
-func (p *Publisher) StagedDevice(volumeID string) (number linux.DeviceNumber, found bool, err error) {
+// IsStaged reports whether the volume was staged in this boot.
+func (p *Publisher) IsStaged(volumeID string) (bool, error) {
+	_, found, err := p.records(volumeID).staged(p.bootID)
+	return found, err
+}
+
+// OpenStaged opens the device that is staged as the volume, and tells with which
+// access mode it is. The caller closes it.
+//
+// Errors: volume.ErrNotFound where the volume is not staged, or its device has
+// gone; volume.ErrMismatch where another device has the number by now.
+func (p *Publisher) OpenStaged(volumeID string) (*blockdev.Device, volume.AccessMode, error) {
 	record, found, err := p.records(volumeID).staged(p.bootID)
-	return record.number, found, err
+	if err != nil {
+		return nil, "", err
+	}
+	if !found {
+		return nil, "", fmt.Errorf("%w: volume %s is not staged on this node", volume.ErrNotFound, volumeID)
+	}
+	device, err := blockdev.OpenNumber(record.number, p.sysfs)
+	if err != nil {
+		return nil, "", err
+	}
+	if !record.isSame(device) {
+		device.Close()
+		return nil, "", mismatch(record, device, nil)
+	}
+	return device, record.mode, nil
 }
 
 // Unstage forgets the volume. It may be repeated. Errors: volume.ErrPrecondition

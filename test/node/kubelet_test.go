@@ -10,6 +10,7 @@ import (
 	"github.com/rawblock-csi/rawblock-csi/pkg/blockdev"
 	"github.com/rawblock-csi/rawblock-csi/pkg/driver"
 	"github.com/rawblock-csi/rawblock-csi/pkg/pool/static"
+	"github.com/rawblock-csi/rawblock-csi/pkg/publish"
 	"github.com/rawblock-csi/rawblock-csi/test/rig"
 )
 
@@ -77,9 +78,11 @@ func TestKubeletDirIsALink(t *testing.T) {
 	link := filepath.Join(t.TempDir(), "kubelet")
 	rig.Must(t, os.Symlink(folder, link))
 	sysfs := blockdev.NewSysfs("/sys")
+	publisher, err := publish.New(rig.StateDir(t), sysfs)
+	rig.Must(t, err)
 	options := driver.Options{
 		Endpoint: filepath.Join(t.TempDir(), "csi.sock"), NodeID: rig.NodeID, Version: "test",
-		KubeletDir: link, StateDir: rig.StateDir(t), Devices: static.New([]string{"/dev/loop*"}, sysfs), Sysfs: sysfs,
+		KubeletDir: link, Publisher: publisher, Devices: static.New([]string{"/dev/loop*"}, sysfs), Sysfs: sysfs,
 	}
 	rig.Serve(t, options)
 	// Kubelet may send its paths with the link or without.

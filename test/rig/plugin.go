@@ -18,6 +18,7 @@ import (
 	"github.com/rawblock-csi/rawblock-csi/pkg/blockdev"
 	"github.com/rawblock-csi/rawblock-csi/pkg/driver"
 	"github.com/rawblock-csi/rawblock-csi/pkg/pool/static"
+	"github.com/rawblock-csi/rawblock-csi/pkg/publish"
 )
 
 // NodeID is the name of the node that a plugin of the rig is on.
@@ -41,13 +42,15 @@ type Plugin struct {
 func NewPlugin(t testing.TB, pools map[string]driver.Pool) *Plugin {
 	t.Helper()
 	kubeletDir := KubeletDir(t)
-	sysfs := blockdev.NewSysfs("/sys")
+	sysfs, stateDir := blockdev.NewSysfs("/sys"), StateDir(t)
+	publisher, err := publish.New(stateDir, sysfs)
+	Must(t, err)
 	options := driver.Options{
 		Endpoint:   filepath.Join(t.TempDir(), "csi.sock"),
 		NodeID:     NodeID,
 		Version:    "test",
 		KubeletDir: kubeletDir,
-		StateDir:   StateDir(t),
+		Publisher:  publisher,
 		Devices:    static.New([]string{"/dev/loop*"}, sysfs),
 		Pools:      pools,
 		Sysfs:      sysfs,
@@ -56,7 +59,7 @@ func NewPlugin(t testing.TB, pools map[string]driver.Pool) *Plugin {
 	}
 	Serve(t, options)
 	plugin := Connect(t, options.Endpoint, kubeletDir)
-	plugin.StateDir = options.StateDir
+	plugin.StateDir = stateDir
 	return plugin
 }
 

@@ -1,7 +1,6 @@
-package driver
+package socket_test
 
 import (
-	"context"
 	"errors"
 	"io/fs"
 	"net"
@@ -10,8 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"google.golang.org/grpc"
-
+	"github.com/rawblock-csi/rawblock-csi/pkg/socket"
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
 )
 
@@ -29,7 +27,7 @@ func TestListen(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "folder", "csi.sock")
 			must(t, os.Mkdir(filepath.Dir(path), 0o700))
 			prepare(t, path)
-			listener, err := listen(t.Context(), path)
+			listener, err := socket.Listen(t.Context(), path)
 			must(t, err)
 			info, err := os.Lstat(path)
 			must(t, err)
@@ -65,7 +63,7 @@ func TestListenTakesNothingAway(t *testing.T) {
 			test.prepare(t, path)
 			before, err := os.Lstat(path)
 			must(t, err)
-			_, err = listen(t.Context(), path)
+			_, err = socket.Listen(t.Context(), path)
 			if !errors.Is(err, volume.ErrPrecondition) || !strings.Contains(err.Error(), test.says) || !strings.Contains(err.Error(), path) {
 				t.Errorf("got %v; want %v with the path and %q", err, volume.ErrPrecondition, test.says)
 			}
@@ -74,62 +72,6 @@ func TestListenTakesNothingAway(t *testing.T) {
 			}
 		})
 	}
-}
-
-// Whoever stops the plugin before it has begun to serve has not broken it.
-func TestServeThatNeverBegan(t *testing.T) {
-	server := grpc.NewServer()
-	server.Stop()
-	ctx, stop := context.WithCancel(t.Context())
-	stop()
-	must(t, serve(ctx, server, listenAt(t, filepath.Join(t.TempDir(), "csi.sock"))))
-}
-
-func TestSocketPath(t *testing.T) {
-	for endpoint, want := range map[string]string{
-		"unix:///csi/csi.sock": "/csi/csi.sock",
-		"unix:/csi/csi.sock":   "/csi/csi.sock",
-		"/csi/csi.sock":        "/csi/csi.sock",
-		"unix:///with space":   "/with space",
-		"/unix:/x":             "/unix:/x",
-		"":                     "",
-		"/":                    "",
-		"unix:":                "",
-		"unix:///":             "",
-		"csi.sock":             "",
-		"unix:csi.sock":        "",
-		"unix://csi/csi.sock":  "",
-		"unix:////csi.sock":    "",
-		"//csi.sock":           "",
-		"UNIX:///csi.sock":     "",
-		"tcp://0.0.0.0:10000":  "",
-		"vsock://2:1":          "",
-		" unix:///csi.sock":    "",
-	} {
-		got, err := socketPath(endpoint)
-		if got != want || (err == nil) != (want != "") || err != nil && !errors.Is(err, volume.ErrInvalid) {
-			t.Errorf("%q: got %q, %v; want %q", endpoint, got, err, want)
-		}
-		if err != nil && !strings.Contains(err.Error(), `"`+endpoint+`"`) {
-			t.Errorf("%q does not name the endpoint", err)
-		}
-	}
-}
-
-func FuzzSocketPath(f *testing.F) {
-	for _, endpoint := range []string{"unix:///a", "unix:/a", "/a", "unix://a", "unix:", "//a", ""} {
-		f.Add(endpoint)
-	}
-	f.Fuzz(func(t *testing.T, endpoint string) {
-		path, err := socketPath(endpoint)
-		if err != nil {
-			return
-		}
-		scheme, ok := strings.CutSuffix(endpoint, path)
-		if !ok || scheme != "" && scheme != "unix:" && scheme != "unix://" || !filepath.IsAbs(path) || path == "/" {
-			t.Errorf("%q became %q", endpoint, path)
-		}
-	})
 }
 
 // listenAt serves a socket until the test ends.

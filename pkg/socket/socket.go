@@ -1,4 +1,6 @@
-package driver
+// Package socket makes the unix sockets on which the plugin serves: for root alone,
+// and in nobody's place.
+package socket
 
 import (
 	"context"
@@ -8,36 +10,18 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
 
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
 )
 
-// socketPath returns the path of an endpoint unix:///path or /path.
-func socketPath(endpoint string) (string, error) {
-	path := strings.TrimPrefix(endpoint, "unix:")
-	path = "/" + strings.TrimLeft(path, "/")
-	if endpoint != path && endpoint != "unix:"+path && endpoint != "unix://"+path || path == "/" {
-		return "", fmt.Errorf("%w: the endpoint %q is not a unix socket such as unix:///csi/csi.sock", volume.ErrInvalid, endpoint)
-	}
-	if len(path) > maxSocketPath {
-		return "", fmt.Errorf("%w: the endpoint %q is longer than the %d bytes of a unix socket's path", volume.ErrInvalid, endpoint, maxSocketPath)
-	}
-	return path, nil
-}
-
-// maxSocketPath is the length of the longest path of a unix socket in bytes
-// (unix(7), sun_path), less the final zero.
-const maxSocketPath = 107
-
-// listen listens on a unix socket that only root may use. A socket that nobody
+// Listen listens on a unix socket that only root may use. A socket that nobody
 // answers is left over from a process that was killed, and is replaced.
 //
 // Errors: volume.ErrPrecondition where another process answers, or something
 // else is at the path.
-func listen(ctx context.Context, path string) (net.Listener, error) {
+func Listen(ctx context.Context, path string) (net.Listener, error) {
 	info, err := os.Lstat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):

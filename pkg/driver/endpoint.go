@@ -1,0 +1,25 @@
+package driver
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
+)
+
+// socketPath returns the path of an endpoint unix:///path or /path.
+func socketPath(endpoint string) (string, error) {
+	path := strings.TrimPrefix(endpoint, "unix:")
+	path = "/" + strings.TrimLeft(path, "/")
+	if endpoint != path && endpoint != "unix:"+path && endpoint != "unix://"+path || path == "/" {
+		return "", fmt.Errorf("%w: the endpoint %q is not a unix socket such as unix:///csi/csi.sock", volume.ErrInvalid, endpoint)
+	}
+	if len(path) > maxSocketPath {
+		return "", fmt.Errorf("%w: the endpoint %q is longer than the %d bytes of a unix socket's path", volume.ErrInvalid, endpoint, maxSocketPath)
+	}
+	return path, nil
+}
+
+// maxSocketPath is the length of the longest path of a unix socket in bytes
+// (unix(7), sun_path), less the final zero.
+const maxSocketPath = 107

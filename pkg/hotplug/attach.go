@@ -1,0 +1,326 @@
+package hotplug
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/rawblock-csi/rawblock-csi/pkg/blockdev"
+	"github.com/rawblock-csi/rawblock-csi/pkg/crashpoint"
+	"github.com/rawblock-csi/rawblock-csi/pkg/devcgroup"
+	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
+	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
+)
+
+// ends are the two things that an attachment joins, both held open.
+type ends struct {
+	device    *blockdev.Device
+	container *container
+	place     place
+}
+
+func (e *ends) close() {
+	if e.place.dir != nil {
+		e.place.close()
+	}
+	if e.container != nil {
+		e.container.close()
+	}
+	if e.device != nil {
+		e.device.Close()
+	}
+}
+
+// Attach gives a device to a running container. When it returns, the container
+// can open it. It may be repeated: what is attached as asked for is returned.
+// What was done is undone where it fails, or where the plugin dies on the way.
+//
+// Errors: volume.ErrInvalid for a field; volume.ErrNotFound where there is no
+// such device or container; volume.ErrInUse where the device is in use;
+// volume.ErrPrecondition where the container cannot have it so, and why;
+// volume.ErrAborted while a CSI call for the volume is under way.
+func (m *Manager) Attach(ctx context.Context, request Request) (Attachment, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	unlock, err := m.lockVolume(request.Volume)
+	if err != nil {
+		return Attachment{}, err
+	}
+	defer unlock()
+	one, ends, err := m.prepare(ctx, request)
+	if err != nil {
+		return Attachment{}, err
+	}
+	defer ends.close()
+	if one.State == Attached {
+		return one.Attachment, nil
+	}
+	return one.Attachment, m.attach(ctx, &one, ends)
+}
+
+// Plan returns what Attach would do, and does nothing. Errors: those of Attach.
+func (m *Manager) Plan(ctx context.Context, request Request) (Plan, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	one, ends, err := m.prepare(ctx, request)
+	if err != nil {
+		return Plan{}, err
+	}
+	defer ends.close()
+	if one.State == Attached {
+		return Plan{one.Attachment, []string{"nothing: it is attached already"}}, nil
+	}
+	allowed, err := ends.container.cgroup.Allows(ends.device.Number(), one.access())
+	if err != nil {
+		return Plan{}, err
+	}
+	grant := fmt.Sprintf("let the container open device %s with access %s, in %s", one.Number, one.access(), ends.container.cgroup)
+	if allowed {
+		grant = fmt.Sprintf("grant nothing: by its own rules the container may open device %s already", one.Number)
+	}
+	return Plan{one.Attachment, []string{
+		"record that it is wanted, in " + m.records.folder,
+		"see that nothing else uses " + ends.device.String(),
+		grant,
+		fmt.Sprintf("make the node %s in the container, for user %d and group %d", one.Path, ends.container.uid, ends.container.gid),
+	}}, nil
+}
+
+// prepare opens both ends of an attachment and checks that they can be joined. It
+// returns the attachment that is there already, where there is one.
+func (m *Manager) prepare(ctx context.Context, request Request) (record, *ends, error) {
+	if err := request.Check(); err != nil {
+		return record{}, nil, err
+	}
+	one := record{Attachment: Attachment{Request: request}}
+	found := &ends{}
+	err := m.fill(ctx, &one, found)
+	if err != nil {
+		found.close()
+		return record{}, nil, err
+	}
+	return one, found, nil
+}
+
+func (m *Manager) fill(ctx context.Context, one *record, ends *ends) (err error) {
+	if ends.device, err = m.open(*one); err != nil {
+		return err
+	}
+	if ends.container, err = m.find(ctx, one.Target); err != nil {
+		return err
+	}
+	one.bind(ends)
+	all, err := m.records.all()
+	if err != nil {
+		return err
+	}
+	for _, other := range all {
+		if other.State == Attached && other.isSame(*one) {
+			*one = other
+			return nil
+		}
+	}
+	if err := checkExclusive(*one, all); err != nil {
+		return err
+	}
+	if ends.place, err = openPlace(ends.container, one.Path); err != nil {
+		return err
+	}
+	return checkJoin(*one, ends)
+}
+
+// bind writes down what the two ends are.
+func (r *record) bind(ends *ends) {
+	device, container := ends.device, ends.container
+	r.Number, r.DiskSeq, r.Size = device.Number().String(), device.DiskSeq(), device.Size()
+	r.ContainerID, r.PID, r.StartTime = container.id, container.process.PID(), container.start
+	if container.pod != nil {
+		r.Target.Pod = container.pod
+	}
+}
+
+// isSame reports whether the record is what is asked for.
+func (r record) isSame(wanted record) bool {
+	return r.Number == wanted.Number && r.DiskSeq == wanted.DiskSeq && r.isSameContainer(wanted) &&
+		r.Path == wanted.Path && r.ReadOnly == wanted.ReadOnly && r.Owner == wanted.Owner
+}
+
+func (r record) isSameContainer(other record) bool {
+	return r.PID == other.PID && r.StartTime == other.StartTime
+}
+
+func (r record) access() devcgroup.Access {
+	if r.ReadOnly {
+		return devcgroup.Read
+	}
+	return devcgroup.Read | devcgroup.Write
+}
+
+// lockVolume keeps CSI calls from a volume, and fails while one is under way.
+func (m *Manager) lockVolume(volumeID string) (unlock func(), err error) {
+	if volumeID == "" {
+		return func() {}, nil
+	}
+	return m.inflight.Lock(volumeID)
+}
+
+// open opens the device that is asked for. Where it was attached before, it must
+// be that very disk: a path may lead to another by now.
+func (m *Manager) open(one record) (*blockdev.Device, error) {
+	device, err := m.openRequested(one.Request)
+	if err != nil {
+		return nil, err
+	}
+	if one.Number != "" && (one.Number != device.Number().String() || one.DiskSeq != device.DiskSeq()) {
+		defer device.Close()
+		return nil, fmt.Errorf("%w: device %s with disk sequence number %d was attached, but now there is %s with disk sequence number %d; detach it, and attach it anew if that is the disk that is meant",
+			volume.ErrMismatch, one.Number, one.DiskSeq, device, device.DiskSeq())
+	}
+	return device, nil
+}
+
+func (m *Manager) openRequested(request Request) (*blockdev.Device, error) {
+	if request.Device != "" {
+		return blockdev.Open(request.Device, m.sysfs)
+	}
+	device, mode, err := m.volumes.OpenStaged(request.Volume)
+	if err == nil && mode.ReadOnly() && !request.ReadOnly {
+		device.Close()
+		return nil, fmt.Errorf("%w: volume %s is staged with access mode %s, in which nobody writes; attach it read-only", volume.ErrPrecondition, request.Volume, mode)
+	}
+	return device, err
+}
+
+// checkExclusive returns an error where another attachment has the device, and
+// not both allow that, or one has it in the same container. Pods that ask for an
+// attachment share a volume as pods do.
+func checkExclusive(one record, all []record) error {
+	for _, other := range all {
+		if other.ID == one.ID || other.Number != one.Number || other.DiskSeq != one.DiskSeq {
+			continue
+		}
+		if other.isSameContainer(one) {
+			return fmt.Errorf("%w: device %s is attached to this container at %s (attachment %s, %s); detach it first", volume.ErrInUse, one.Number, other.Path, other.ID, other.State)
+		}
+		if !one.sharing() || !other.sharing() {
+			return fmt.Errorf("%w: device %s is attached to %s (attachment %s, %s); detach it there first, or have both share it", volume.ErrInUse, one.Number, other.Target, other.ID, other.State)
+		}
+	}
+	return nil
+}
+
+// sharing reports whether others may have the device as well.
+func (r record) sharing() bool { return r.Shared || r.Owner != "" }
+
+// checkJoin returns an error where the container cannot have the device as asked
+// for.
+func checkJoin(one record, ends *ends) error {
+	if err := ends.place.check(); err != nil {
+		return err
+	}
+	state, info, err := ends.place.look(ends.device.Number())
+	if err != nil {
+		return err
+	}
+	if state != nothing && !ends.place.isPlaceholder(info) {
+		return fmt.Errorf("%w: there is %s at %s in the container already; choose another path, or remove it there", volume.ErrPrecondition, linux.TypeName(info.Type), one.Path)
+	}
+	if one.ReadOnly {
+		writable, err := ends.container.cgroup.Allows(ends.device.Number(), devcgroup.Write)
+		if err != nil {
+			return err
+		}
+		if writable {
+			return fmt.Errorf("%w: the container may write to device %s by its own rules (is it privileged?), so it cannot be attached read-only", volume.ErrPrecondition, one.Number)
+		}
+		return nil
+	}
+	readOnly, err := ends.device.ReadOnly()
+	if err == nil && readOnly {
+		err = fmt.Errorf("%w: %s is read-only; attach it read-only, or make it writable", volume.ErrPrecondition, ends.device)
+	}
+	return err
+}
+
+// attach joins the two ends: what is wanted is recorded first, and the node is
+// made last.
+func (m *Manager) attach(ctx context.Context, one *record, ends *ends) error {
+	if one.ID == "" {
+		one.ID = strings.ToLower(rand.Text()[:8])
+	}
+	if err := m.set(ctx, one, Pending, ""); err != nil {
+		return err
+	}
+	err := m.join(ctx, one, ends)
+	if err == nil {
+		err = m.set(ctx, one, Attached, "")
+	}
+	if err != nil {
+		// The caller may be gone, which is no reason to leave half of it.
+		return errors.Join(err, m.undo(context.WithoutCancel(ctx), one, ends.container))
+	}
+	m.keepOpen(one, ends.device)
+	ends.device = nil
+	return nil
+}
+
+func (m *Manager) join(ctx context.Context, one *record, ends *ends) error {
+	number := ends.device.Number()
+	if err := m.claim(one, ends.device); err != nil {
+		return err
+	}
+	if err := ends.container.cgroup.Allow(ctx, number, one.access()); err != nil {
+		return err
+	}
+	crashpoint.Here("access granted")
+	node, err := ends.place.make(number)
+	if err != nil {
+		return err
+	}
+	one.Node = node
+	return ends.container.checkRunning()
+}
+
+// keepOpen keeps the device open for as long as it is attached, so that its
+// number stays its own.
+func (m *Manager) keepOpen(one *record, device *blockdev.Device) {
+	m.closeDevice(one.ID)
+	m.devices[one.ID] = device
+}
+
+// claim sees that nothing else uses the device, and that nothing else gets it.
+// That of a volume is claimed by being staged.
+func (m *Manager) claim(one *record, device *blockdev.Device) error {
+	if one.Volume != "" {
+		return m.checkUnpublished(one, device)
+	}
+	mode := volume.SingleNodeWriter
+	if one.Shared {
+		mode = volume.MultiNodeMultiWriter
+	} else if err := device.CheckUnexposed(); err != nil {
+		return err
+	}
+	if err := m.volumes.Stage(one.claimID(), device, mode); err != nil {
+		return err
+	}
+	one.Claimed = true
+	return m.records.write(*one)
+}
+
+// claimID is what the device is staged as.
+func (r record) claimID() string { return "hot-attach/" + r.ID }
+
+// checkUnpublished returns an error where pods have the volume, or the host uses
+// it, and it is not to be shared.
+func (m *Manager) checkUnpublished(one *record, device *blockdev.Device) error {
+	targets, err := m.volumes.Targets(one.Volume)
+	if err != nil || one.sharing() {
+		return err
+	}
+	if len(targets) > 0 {
+		return fmt.Errorf("%w: volume %s is published at %s; allow that the device is shared, if the programs know how to", volume.ErrInUse, one.Volume, targets[0])
+	}
+	return device.CheckFree()
+}

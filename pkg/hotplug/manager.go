@@ -1,0 +1,237 @@
+package hotplug
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"github.com/rawblock-csi/rawblock-csi/pkg/blockdev"
+	"github.com/rawblock-csi/rawblock-csi/pkg/cri"
+	"github.com/rawblock-csi/rawblock-csi/pkg/devcgroup"
+	"github.com/rawblock-csi/rawblock-csi/pkg/inflight"
+	"github.com/rawblock-csi/rawblock-csi/pkg/process"
+	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
+)
+
+// volumes is what is known of the volumes of this node. Its methods may be called
+// concurrently.
+type volumes interface {
+	// Stage claims the device for a volume, or whatever else has the name: no
+	// other gets it then, unless both have a MULTI_NODE access mode. It may be
+	// repeated. Errors: volume.ErrInUse, volume.ErrIncompatible,
+	// volume.ErrMismatch.
+	Stage(volumeID string, device *blockdev.Device, mode volume.AccessMode) error
+	// Unstage undoes Stage. It may be repeated. Errors: volume.ErrPrecondition
+	// while the volume is published.
+	Unstage(volumeID string) error
+	// OpenStaged opens the device that is staged as the volume, and tells with
+	// which access mode it is. Errors: volume.ErrNotFound, volume.ErrMismatch.
+	OpenStaged(volumeID string) (*blockdev.Device, volume.AccessMode, error)
+	// Targets returns where the volume is published.
+	Targets(volumeID string) ([]string, error)
+	// PublishedFor returns what is published for a pod: by volume_id, whether only
+	// for reading.
+	PublishedFor(podUID string) (readOnly map[string]bool, err error)
+}
+
+// runtime is what starts the containers of pods. Its methods may be called
+// concurrently.
+type runtime interface {
+	// Pods returns the pods of this node, also those that have ended.
+	Pods(ctx context.Context) ([]cri.Pod, error)
+	// Containers returns the running containers of pods.
+	Containers(ctx context.Context) ([]cri.Container, error)
+	// PID returns the init process of a running container. Errors:
+	// volume.ErrNotFound.
+	PID(ctx context.Context, containerID string) (int, error)
+	// Watch calls changed whenever a container starts or ends, until ctx ends.
+	// Errors: cri.ErrUnsupported.
+	Watch(ctx context.Context, changed func()) error
+}
+
+// Options say what a manager works with.
+type Options struct {
+	// StateDir is where it makes a folder for its records. It need not outlive the
+	// boot, as no container does.
+	StateDir string
+	// Volumes are the volumes of this node.
+	Volumes volumes
+	// Inflight are the volumes that a call is under way for: none is attached
+	// while it is unpublished or unstaged.
+	Inflight *inflight.Names
+	// Runtime is the container runtime; nil: pods cannot be named.
+	Runtime runtime
+	// AttachmentPods says whether pods may ask for attachments (Annotation).
+	AttachmentPods bool
+	// Hierarchies are where the cgroups are.
+	Hierarchies devcgroup.Hierarchies
+	// Sysfs is the kernel's device tree.
+	Sysfs blockdev.Sysfs
+}
+
+// Manager keeps the attachments of this node. Its methods may be called
+// concurrently: all that changes something is done one after the other.
+type Manager struct {
+	records        records
+	volumes        volumes
+	inflight       *inflight.Names
+	runtime        runtime
+	attachmentPods bool
+	hierarchies    devcgroup.Hierarchies
+	sysfs          blockdev.Sysfs
+	processes      process.Table
+
+	// mu is held while attachments, records and device cgroups are changed.
+	mu sync.Mutex
+	// devices are the devices of attachments, open: the kernel does not give the
+	// number of a device that is open to another disk, which the containers could
+	// then open.
+	devices map[string]*blockdev.Device
+	// changed is told when something may have to be reconciled.
+	changed chan struct{}
+	metrics *metrics
+}
+
+// New returns the manager of this node, which takes up what an earlier process left
+// when it runs. The caller closes it.
+func New(options Options) (*Manager, error) {
+	const bootIDFile = "/proc/sys/kernel/random/boot_id" // random(4)
+	boot, err := os.ReadFile(bootIDFile)
+	if err != nil {
+		return nil, fmt.Errorf("tell this boot from the last one: %w", err)
+	}
+	return &Manager{
+		records:        records{filepath.Join(options.StateDir, "attachments"), strings.TrimSpace(string(boot))},
+		volumes:        options.Volumes,
+		inflight:       options.Inflight,
+		runtime:        options.Runtime,
+		attachmentPods: options.AttachmentPods,
+		hierarchies:    options.Hierarchies,
+		sysfs:          options.Sysfs,
+		processes:      process.New("/proc"),
+		devices:        map[string]*blockdev.Device{},
+		changed:        make(chan struct{}, 1),
+		metrics:        newMetrics(),
+	}, nil
+}
+
+// interval is how long a grant that systemd took, or a container that was
+// restarted, may wait where the container runtime sends no events.
+const interval = 10 * time.Second
+
+// Run reconciles what is recorded with what is, at once, when a container starts
+// or ends, and periodically, until ctx ends. What is attached stays so.
+func (m *Manager) Run(ctx context.Context) error {
+	logger := klog.FromContext(ctx)
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		m.watch(ctx)
+	}()
+	ticker := time.NewTicker(interval)
+	defer ticker.Stop()
+	for reconcile := m.Reconcile; ; {
+		if err := reconcile(ctx); err != nil && ctx.Err() == nil {
+			logger.Error(err, "Cannot reconcile all attachments, trying again")
+		}
+		select {
+		case <-ctx.Done():
+			<-watched
+			return nil
+		case <-ticker.C:
+			reconcile = m.Reconcile
+		case <-m.changed:
+			reconcile = m.follow
+		}
+	}
+}
+
+// watch has the runtime tell what happens to containers, again and again, since
+// it may be restarted.
+func (m *Manager) watch(ctx context.Context) {
+	if m.runtime == nil {
+		return
+	}
+	for ctx.Err() == nil {
+		err := m.runtime.Watch(ctx, m.wake)
+		if errors.Is(err, cri.ErrUnsupported) {
+			klog.FromContext(ctx).Info("The container runtime sends no events, looking periodically", "interval", interval)
+			return
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(interval):
+		}
+	}
+}
+
+func (m *Manager) wake() {
+	select {
+	case m.changed <- struct{}{}:
+	default: // It is going to look anyway.
+	}
+}
+
+// Close gives up what the manager holds. What is attached stays so.
+func (m *Manager) Close() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for id := range m.devices {
+		m.closeDevice(id)
+	}
+}
+
+func (m *Manager) closeDevice(id string) {
+	if device, open := m.devices[id]; open {
+		device.Close()
+		delete(m.devices, id)
+	}
+}
+
+// List returns the attachments of this node, in the order of their IDs.
+func (m *Manager) List(context.Context) ([]Attachment, error) {
+	all, err := m.records.all()
+	attachments := make([]Attachment, len(all))
+	for i, one := range all {
+		attachments[i] = one.Attachment
+	}
+	slices.SortFunc(attachments, func(a, b Attachment) int { return strings.Compare(a.ID, b.ID) })
+	return attachments, err
+}
+
+// get returns the record with the ID. Errors: volume.ErrNotFound.
+func (m *Manager) get(id string) (record, error) {
+	if strings.ContainsAny(id, "/\x00") || id == "" {
+		return record{}, fmt.Errorf("%w: attachment %q; the IDs are those of the list", volume.ErrInvalid, id)
+	}
+	one, err := m.records.read(id + recordSuffix)
+	if errors.Is(err, fs.ErrNotExist) {
+		return record{}, fmt.Errorf("%w: there is no attachment %s on this node", volume.ErrNotFound, id)
+	}
+	return one, err
+}
+
+// set records what has become of an attachment.
+func (m *Manager) set(ctx context.Context, one *record, state State, reason string) error {
+	if one.State != state || one.Reason != reason {
+		klog.FromContext(ctx).Info("Attachment", "attachment", one.ID, "state", state, "reason", reason,
+			"device", one.Number, "target", one.Target.String(), "path", one.Path)
+	}
+	if one.State != state {
+		one.Since = time.Now().UTC().Truncate(time.Second)
+	}
+	one.State, one.Reason = state, reason
+	if state != Held {
+		one.Holders = nil
+	}
+	return m.records.write(*one)
+}
