@@ -3,6 +3,7 @@ package oci
 import (
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -24,7 +25,35 @@ type Config struct {
 	// linux.rootfsPropagation in the OCI runtime specification, "rprivate" if
 	// empty. They do with "rslave".
 	Propagation string
+	// Dev says what the container's /dev is.
+	Dev Dev
+	// ReadOnlyRootfs has the container's root filesystem read-only.
+	ReadOnlyRootfs bool
+	// UserNamespace gives the container a user namespace of its own.
+	UserNamespace bool
+	// UID is the user that its first process runs as.
+	UID int
+	// Privileged lets the container open every device.
+	Privileged bool
+	// CgroupV2 has it started where only cgroup v2 is mounted: its device cgroup
+	// is a BPF program then.
+	CgroupV2 bool
 }
+
+// Dev is what the /dev of a container is.
+type Dev int
+
+const (
+	// DevTmpfs is a tmpfs, as runtimes have it.
+	DevTmpfs Dev = iota
+	// DevInRootfs is a folder of the root filesystem.
+	DevInRootfs
+	// DevReadOnly is a tmpfs that is read-only once the container runs.
+	DevReadOnly
+)
+
+// RootID is root in a container that has a user namespace, as the host counts.
+const RootID = 200000
 
 // Container is a running container. It does nothing until it is told to.
 type Container struct {
@@ -33,6 +62,7 @@ type Container struct {
 	// Rootfs is its root filesystem as the host sees it.
 	Rootfs string
 	folder string
+	v2     bool
 }
 
 // Start starts a container. It is the caller's to delete.
@@ -41,6 +71,7 @@ func Start(ctx context.Context, config Config) (*Container, error) {
 		Name:   config.Prefix + "-" + strings.ToLower(rand.Text()[:8]),
 		Rootfs: filepath.Join(config.Folder, "rootfs"),
 		folder: config.Folder,
+		v2:     config.CgroupV2,
 	}
 	if err := makeRootfs(container.Rootfs); err != nil {
 		return nil, fmt.Errorf("make a root filesystem: %w", err)
@@ -102,11 +133,32 @@ func (c *Container) Cgroups() []string {
 	return found
 }
 
+// onlyV2 runs a command where cgroup v2 is all that is mounted, as on current
+// hosts: in a mount namespace of its own, so that the machine's stays as it is.
+const onlyV2 = `umount -l /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup && exec "$@"`
+
+// PID returns the number of the container's first process, as the host counts.
+func (c *Container) PID(ctx context.Context) (int, error) {
+	output, err := c.runc(ctx, "state", c.Name).Output()
+	if err != nil {
+		return 0, fmt.Errorf("runc state: %w", err)
+	}
+	var state struct{ PID int }
+	if err := json.Unmarshal(output, &state); err != nil {
+		return 0, fmt.Errorf("runc state: %w", err)
+	}
+	return state.PID, nil
+}
+
 // runc prepares a command of runc, with its state in the container's own folder
 // and not among the machine's other containers.
 func (c *Container) runc(ctx context.Context, args ...string) *exec.Cmd {
 	state := filepath.Join(c.folder, "state")
-	command := exec.CommandContext(ctx, "runc", append([]string{"--root", state}, args...)...)
+	argv := append([]string{"runc", "--root", state}, args...)
+	if c.v2 {
+		argv = append([]string{"unshare", "--mount", "--propagation", "private", "sh", "-c", onlyV2, "sh"}, argv...)
+	}
+	command := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	// Ctrl-C is for our own process, which deletes the container then.
 	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	return command

@@ -86,42 +86,69 @@ func spec(config Config, name string) any {
 	for _, device := range config.Devices {
 		nodes, rules = append(nodes, device.Node()), append(rules, device.Rule())
 	}
+	if config.Privileged {
+		rules = []Rule{{Allow: true, Access: "rwm"}}
+	}
 	propagation := config.Propagation
 	if propagation == "" {
 		propagation = "rprivate"
 	}
-	type object map[string]any
 	// Among the capabilities that runtimes give to every container, the one that
 	// has to do with devices.
 	capabilities := []string{"CAP_MKNOD"}
+	linux := object{
+		"namespaces":        namespaces(config),
+		"rootfsPropagation": propagation,
+		"cgroupsPath":       "/" + name,
+		"devices":           nodes,
+		"resources":         object{"devices": rules},
+	}
+	if config.UserNamespace {
+		mapping := []object{{"containerID": 0, "hostID": RootID, "size": 65536}}
+		linux["uidMappings"], linux["gidMappings"] = mapping, mapping
+	}
 	return object{
 		"ociVersion": "1.0.2",
 		"hostname":   name,
-		"root":       object{"path": "rootfs"},
+		"root":       object{"path": "rootfs", "readonly": config.ReadOnlyRootfs},
 		"process": object{
 			"args": []string{"sleep", "infinity"},
 			"cwd":  "/",
 			"env":  []string{"PATH=/bin"},
-			"user": object{"uid": 0, "gid": 0},
+			"user": object{"uid": config.UID, "gid": config.UID},
 			"capabilities": object{
 				"bounding": capabilities, "effective": capabilities, "permitted": capabilities,
 			},
 		},
-		"mounts": []any{
-			object{"destination": "/proc", "type": "proc", "source": "proc"},
-			object{
-				"destination": "/dev", "type": "tmpfs", "source": "tmpfs",
-				"options": []string{"nosuid", "strictatime", "mode=755", "size=65536k"},
-			},
-		},
-		"linux": object{
-			"namespaces": []any{
-				object{"type": "mount"}, object{"type": "pid"}, object{"type": "ipc"}, object{"type": "uts"}, object{"type": "network"},
-			},
-			"rootfsPropagation": propagation,
-			"cgroupsPath":       "/" + name,
-			"devices":           nodes,
-			"resources":         object{"devices": rules},
-		},
+		"mounts": mounts(config),
+		"linux":  linux,
 	}
+}
+
+type object map[string]any
+
+func namespaces(config Config) []object {
+	names := []string{"mount", "pid", "ipc", "uts", "network"}
+	if config.UserNamespace {
+		names = append(names, "user")
+	}
+	var namespaces []object
+	for _, name := range names {
+		namespaces = append(namespaces, object{"type": name})
+	}
+	return namespaces
+}
+
+func mounts(config Config) []object {
+	found := []object{{"destination": "/proc", "type": "proc", "source": "proc"}}
+	options := []string{"nosuid", "strictatime", "mode=755", "size=65536k"}
+	switch config.Dev {
+	case DevInRootfs:
+		return found
+	case DevReadOnly:
+		// The runtime makes its nodes first.
+		options = append(options, "ro")
+	case DevTmpfs:
+	}
+	return append(found, object{"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": options})
 }
