@@ -250,8 +250,12 @@ func (m *Manager) attach(ctx context.Context, one *record, ends *ends) error {
 	if one.ID == "" {
 		one.ID = strings.ToLower(rand.Text()[:8])
 	}
+	one.Claimed = one.Volume == ""
 	if err := m.set(ctx, one, Pending, ""); err != nil {
 		return err
+	}
+	if err := m.claim(*one, ends.device); err != nil {
+		return errors.Join(err, m.forget(ctx, one))
 	}
 	err := m.join(ctx, one, ends)
 	if err == nil {
@@ -268,9 +272,6 @@ func (m *Manager) attach(ctx context.Context, one *record, ends *ends) error {
 
 func (m *Manager) join(ctx context.Context, one *record, ends *ends) error {
 	number := ends.device.Number()
-	if err := m.claim(one, ends.device); err != nil {
-		return err
-	}
 	if err := ends.container.cgroup.Allow(ctx, number, one.access()); err != nil {
 		return err
 	}
@@ -292,7 +293,7 @@ func (m *Manager) keepOpen(one *record, device *blockdev.Device) {
 
 // claim sees that nothing else uses the device, and that nothing else gets it.
 // That of a volume is claimed by being staged.
-func (m *Manager) claim(one *record, device *blockdev.Device) error {
+func (m *Manager) claim(one record, device *blockdev.Device) error {
 	if one.Volume != "" {
 		return m.checkUnpublished(one, device)
 	}
@@ -302,11 +303,7 @@ func (m *Manager) claim(one *record, device *blockdev.Device) error {
 	} else if err := device.CheckUnexposed(); err != nil {
 		return err
 	}
-	if err := m.volumes.Stage(one.claimID(), device, mode); err != nil {
-		return err
-	}
-	one.Claimed = true
-	return m.records.write(*one)
+	return m.volumes.Stage(one.claimID(), device, mode)
 }
 
 // claimID is what the device is staged as.
@@ -314,7 +311,7 @@ func (r record) claimID() string { return "hot-attach/" + r.ID }
 
 // checkUnpublished returns an error where pods have the volume, or the host uses
 // it, and it is not to be shared.
-func (m *Manager) checkUnpublished(one *record, device *blockdev.Device) error {
+func (m *Manager) checkUnpublished(one record, device *blockdev.Device) error {
 	targets, err := m.volumes.Targets(one.Volume)
 	if err != nil || one.sharing() {
 		return err

@@ -167,6 +167,11 @@ func (m *Manager) release(ctx context.Context, one *record) error {
 	if err != nil {
 		return err
 	}
+	return m.forget(ctx, one)
+}
+
+// forget gives up the device and forgets the attachment.
+func (m *Manager) forget(ctx context.Context, one *record) error {
 	m.closeDevice(one.ID)
 	if one.Claimed {
 		if err := m.volumes.Unstage(one.claimID()); err != nil {

@@ -142,7 +142,12 @@ func (p place) make(number linux.DeviceNumber) (linux.FileID, error) {
 
 // makeNode makes the node in the container's own filesystem.
 func (p place) makeNode(number linux.DeviceNumber) error {
-	if err := linux.MakeBlockNode(p.dir, p.name, number); err != nil {
+	err := linux.MakeBlockNode(p.dir, p.name, number)
+	// ENOENT: a filesystem of the kernel's, such as /proc; or the folder was removed.
+	if errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.EEXIST) {
+		return fmt.Errorf("%w: no node can be made at %s in the container, choose another path: %w", volume.ErrPrecondition, p.path, err)
+	}
+	if err != nil {
 		return fmt.Errorf("make the node in the container: %w", err)
 	}
 	crashpoint.Here("node made")

@@ -22,7 +22,8 @@ type record struct {
 	// Node is the node in the container. Which processes opened it tells who holds
 	// the device through this attachment, where others have the device too.
 	Node linux.FileID `json:"node"`
-	// Claimed says that the device was claimed for the attachment alone.
+	// Claimed says that the device is, or is about to be, claimed for the
+	// attachment alone.
 	Claimed bool `json:"claimed,omitempty"`
 }
 

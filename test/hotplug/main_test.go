@@ -15,6 +15,7 @@ import (
 	"github.com/rawblock-csi/rawblock-csi/pkg/hotplug"
 	"github.com/rawblock-csi/rawblock-csi/pkg/inflight"
 	"github.com/rawblock-csi/rawblock-csi/pkg/publish"
+	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
 	"github.com/rawblock-csi/rawblock-csi/test/oci"
 	"github.com/rawblock-csi/rawblock-csi/test/rig"
 )
@@ -25,12 +26,19 @@ func TestMain(m *testing.M) { rig.Main(m) }
 type node struct {
 	*hotplug.Manager
 	publisher *publish.Publisher
+	inflight  *inflight.Names
+	name      string
 	stateDir  string
 }
 
 func newNode(t testing.TB) *node {
 	t.Helper()
-	return (&node{stateDir: rig.StateDir(t)}).restart(t)
+	return newNodeNamed(t, t.Name())
+}
+
+func newNodeNamed(t testing.TB, name string) *node {
+	t.Helper()
+	return (&node{name: name, stateDir: rig.StateDir(t)}).restart(t)
 }
 
 // restart returns the node as a plugin has it that was started again.
@@ -39,12 +47,13 @@ func (n *node) restart(t testing.TB) *node {
 	sysfs := blockdev.NewSysfs("/sys")
 	publisher, err := publish.New(n.stateDir, sysfs)
 	rig.Must(t, err)
-	hierarchies, err := devcgroup.FindHierarchies("node-of-" + t.Name())
+	hierarchies, err := devcgroup.FindHierarchies(n.name)
 	rig.Must(t, err)
-	manager, err := hotplug.New(hotplug.Options{StateDir: n.stateDir, Volumes: publisher, Inflight: &inflight.Names{}, Hierarchies: hierarchies, Sysfs: sysfs})
+	calls := &inflight.Names{}
+	manager, err := hotplug.New(hotplug.Options{StateDir: n.stateDir, Volumes: publisher, Inflight: calls, Hierarchies: hierarchies, Sysfs: sysfs})
 	rig.Must(t, err)
 	t.Cleanup(manager.Close)
-	return &node{manager, publisher, n.stateDir}
+	return &node{manager, publisher, calls, n.name, n.stateDir}
 }
 
 // container is a running container, and the number of its first process.
@@ -121,4 +130,21 @@ func (c *container) ownNode(t testing.TB, disk *rig.Disk) string {
 	number := disk.Number()
 	c.Run(t, "mknod", path, "b", fmt.Sprint(number.Major), fmt.Sprint(number.Minor))
 	return path
+}
+
+// version names a version of cgroups.
+func version(v2 bool) string {
+	if v2 {
+		return "v2"
+	}
+	return "v1"
+}
+
+// stage stages the disk as a volume, as the driver does.
+func (n *node) stage(t testing.TB, volumeID string, disk *rig.Disk) error {
+	t.Helper()
+	device, err := blockdev.Open(disk.Path, blockdev.NewSysfs("/sys"))
+	rig.Must(t, err)
+	defer device.Close()
+	return n.publisher.Stage(volumeID, device, volume.SingleNodeWriter)
 }

@@ -32,9 +32,8 @@ func TestMatrix(t *testing.T) {
 	for name, kind := range kinds {
 		for _, v2 := range []bool{false, true} {
 			for _, readOnly := range []bool{false, true} {
-				version := map[bool]string{false: "v1", true: "v2"}[v2]
 				access := map[bool]string{false: "rw", true: "ro"}[readOnly]
-				t.Run(fmt.Sprintf("%s/%s/%s", name, version, access), func(t *testing.T) {
+				t.Run(fmt.Sprintf("%s/%s/%s", name, version(v2), access), func(t *testing.T) {
 					config := kind.config
 					config.CgroupV2 = v2
 					testLife(t, config, readOnly, kind.refused)

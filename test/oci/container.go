@@ -27,6 +27,8 @@ type Config struct {
 	Propagation string
 	// Dev says what the container's /dev is.
 	Dev Dev
+	// Binds are folders of the host that it has at the same path.
+	Binds []string
 	// ReadOnlyRootfs has the container's root filesystem read-only.
 	ReadOnlyRootfs bool
 	// UserNamespace gives the container a user namespace of its own.
@@ -50,6 +52,8 @@ const (
 	DevInRootfs
 	// DevReadOnly is a tmpfs that is read-only once the container runs.
 	DevReadOnly
+	// DevOfHost is the host's own.
+	DevOfHost
 )
 
 // RootID is root in a container that has a user namespace, as the host counts.
@@ -98,10 +102,15 @@ func Start(ctx context.Context, config Config) (*Container, error) {
 	return container, nil
 }
 
+// Command prepares a command that runs in the container.
+func (c *Container) Command(ctx context.Context, command ...string) *exec.Cmd {
+	return c.runc(ctx, append([]string{"exec", c.Name}, command...)...)
+}
+
 // Exec runs a command of busybox in the container, such as "ls", "-l", "/dev",
 // and returns what it printed. Where it fails, that is in the error as well.
 func (c *Container) Exec(ctx context.Context, command ...string) (string, error) {
-	output, err := c.runc(ctx, append([]string{"exec", c.Name}, command...)...).CombinedOutput()
+	output, err := c.Command(ctx, command...).CombinedOutput()
 	said := strings.TrimSpace(string(output))
 	if err != nil {
 		return said, fmt.Errorf("%s in the container: %w: %s", strings.Join(command, " "), err, said)

@@ -10,7 +10,7 @@ import (
 )
 
 // applets are the commands of busybox that a container has.
-var applets = []string{"cat", "dd", "head", "ls", "mknod", "sh", "sleep", "stat"}
+var applets = []string{"cat", "dd", "head", "ln", "ls", "mkdir", "mknod", "mv", "rm", "sh", "sleep", "stat"}
 
 // makeRootfs makes a root filesystem at path.
 func makeRootfs(path string) error {

@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -20,6 +21,8 @@ type Device struct {
 	Number linux.DeviceNumber
 	// Mode is the permissions of the node.
 	Mode os.FileMode
+	// Access is what the container may do with it, "rwm" if empty.
+	Access string
 }
 
 // DeviceAt takes over a device from the host, as a runtime does it for an entry
@@ -65,9 +68,9 @@ func (d Device) Node() Node {
 	return Node{Path: d.Path, Type: "b", Major: d.Number.Major, Minor: d.Number.Minor, FileMode: d.Mode}
 }
 
-// Rule is the rule that lets the container read, write and make the device.
+// Rule is the rule that lets the container use the device.
 func (d Device) Rule() Rule {
-	return Rule{Allow: true, Type: "b", Major: &d.Number.Major, Minor: &d.Number.Minor, Access: "rwm"}
+	return Rule{Allow: true, Type: "b", Major: &d.Number.Major, Minor: &d.Number.Minor, Access: cmp.Or(d.Access, "rwm")}
 }
 
 // writeSpec writes the config.json of a container
@@ -148,7 +151,13 @@ func mounts(config Config) []object {
 	case DevReadOnly:
 		// The runtime makes its nodes first.
 		options = append(options, "ro")
+	case DevOfHost:
+		return append(found, object{"destination": "/dev", "type": "bind", "source": "/dev", "options": []string{"rbind"}})
 	case DevTmpfs:
 	}
-	return append(found, object{"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": options})
+	found = append(found, object{"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": options})
+	for _, path := range config.Binds {
+		found = append(found, object{"destination": path, "type": "bind", "source": path, "options": []string{"bind"}})
+	}
+	return found
 }

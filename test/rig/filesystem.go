@@ -15,11 +15,18 @@ import (
 // on a disk of its own, and returns where it is mounted. It goes with its test.
 func Filesystem(t testing.TB, kind string, size int64) string {
 	t.Helper()
-	disk, dir := NewDisk(t, size), t.TempDir()
-	if output, err := exec.CommandContext(t.Context(), "mkfs."+kind, "-q", disk.Path).CombinedOutput(); err != nil {
+	return NewDisk(t, size).Mount(t, kind)
+}
+
+// Mount makes a filesystem of a kind on the disk and returns where it is mounted,
+// until the test ends.
+func (d *Disk) Mount(t testing.TB, kind string) string {
+	t.Helper()
+	dir := t.TempDir()
+	if output, err := exec.CommandContext(t.Context(), "mkfs."+kind, "-q", d.Path).CombinedOutput(); err != nil {
 		t.Fatalf("mkfs.%s: %v\n%s", kind, err, output)
 	}
-	Must(t, unix.Mount(disk.Path, dir, kind, 0, ""))
+	Must(t, unix.Mount(d.Path, dir, kind, 0, ""))
 	t.Cleanup(func() {
 		detachFilesOn(t, dir)
 		UnmountAll(t, dir)
