@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"sync"
 	"syscall"
+	"time"
 )
 
 var (
@@ -15,7 +16,8 @@ var (
 	reached int
 )
 
-// Here marks the end of a step, and ends the process if it is the chosen one.
+// Here marks the end of a step, and ends or stops the process if it is the chosen
+// one.
 func Here(name string) {
 	mu.Lock()
 	defer mu.Unlock()
@@ -28,10 +30,19 @@ func Here(name string) {
 		fmt.Fprintln(trace, name)
 		trace.Close()
 	}
-	if at := os.Getenv("RAWBLOCK_CRASH_AT"); at == strconv.Itoa(reached) {
-		if err := syscall.Kill(os.Getpid(), syscall.SIGKILL); err != nil {
-			panic(err)
-		}
+	switch strconv.Itoa(reached) {
+	case os.Getenv("RAWBLOCK_CRASH_AT"):
+		signal(syscall.SIGKILL)
 		select {}
+	case os.Getenv("RAWBLOCK_STOP_AT"):
+		signal(syscall.SIGSTOP)
+		// It may reach another thread first.
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+func signal(number syscall.Signal) {
+	if err := syscall.Kill(os.Getpid(), number); err != nil {
+		panic(err)
 	}
 }

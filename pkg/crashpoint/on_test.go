@@ -22,6 +22,25 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+func TestHereStopsAtTheChosenPoint(t *testing.T) {
+	trace := t.TempDir() + "/trace"
+	child := exec.CommandContext(t.Context(), os.Args[0])
+	child.Env = append(os.Environ(), "RAWBLOCK_TEST_CHILD=1", "RAWBLOCK_STOP_AT=2", "RAWBLOCK_CRASH_TRACE="+trace)
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var status syscall.WaitStatus
+	if _, err := syscall.Wait4(child.Process.Pid, &status, syscall.WUNTRACED, nil); err != nil || !status.Stopped() {
+		t.Fatalf("it has not stopped: %v, %v", status, err)
+	}
+	if got, err := os.ReadFile(trace); err != nil || string(got) != "first step\nsecond step\n" {
+		t.Errorf("trace %q (%v)", got, err)
+	}
+	if err := errors.Join(child.Process.Signal(syscall.SIGCONT), child.Wait()); err != nil {
+		t.Errorf("it does not go on: %v", err)
+	}
+}
+
 func TestHereKillsAtTheChosenPoint(t *testing.T) {
 	const all = "first step\nsecond step\nthird step\n"
 	for at, want := range map[string]struct {

@@ -136,9 +136,15 @@ func (r *record) bind(ends *ends) {
 	device, container := ends.device, ends.container
 	r.Number, r.DiskSeq, r.Size = device.Number().String(), device.DiskSeq(), device.Size()
 	r.ContainerID, r.PID, r.StartTime = container.id, container.process.PID(), container.start
-	if container.pod != nil {
-		r.Target.Pod = container.pod
+	if container.pod == nil {
+		return
 	}
+	pod := *container.pod
+	if r.Owner != "" {
+		// The name in the annotation is that of whatever pod has it, unless it says more.
+		pod.UID = r.Target.Pod.UID
+	}
+	r.Target.Pod = &pod
 }
 
 // isSame reports whether the record is what is asked for.

@@ -99,12 +99,27 @@ func (m *Manager) retry(ctx context.Context, one *record) error {
 		*one = wanted
 		return nil
 	case errors.Is(err, volume.ErrNotFound):
-		return m.note(ctx, one, Waiting, err.Error())
+		return m.wait(ctx, one, err)
 	case isRefusal(err):
 		return m.note(ctx, one, Refused, err.Error())
 	default:
 		return errors.Join(err, m.note(ctx, one, Waiting, err.Error()))
 	}
+}
+
+// wait records that an attachment waits for what was not found, unless that is a pod
+// that is gone for good.
+func (m *Manager) wait(ctx context.Context, one *record, reason error) error {
+	if one.Owner == "" && one.Target.Pod != nil && m.runtime != nil {
+		pods, err := m.runtime.Pods(ctx)
+		if err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(pods, func(pod cri.Pod) bool { return pod.UID == one.Target.Pod.UID }) {
+			return m.detach(ctx, one)
+		}
+	}
+	return m.note(ctx, one, Waiting, reason.Error())
 }
 
 // isRefusal reports whether it is up to somebody to change something.

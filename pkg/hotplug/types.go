@@ -24,8 +24,9 @@ type Request struct {
 	ReadOnly bool `json:"readOnly,omitempty"`
 	// Shared allows that the device is attached elsewhere as well.
 	Shared bool `json:"shared,omitempty"`
-	// Restore has the device attached again to the container that takes the
-	// target's place when that is restarted.
+	// Restore has the device attached again when the container is restarted: to that
+	// with the same ID, or of the same name in the same pod. A pod that is made anew
+	// is another.
 	Restore bool `json:"restore,omitempty"`
 }
 
@@ -141,6 +142,9 @@ func (r Request) Check() error {
 	}
 	if err := r.Target.check(); err != nil {
 		return err
+	}
+	if r.Restore && r.Target.PID != 0 {
+		return fmt.Errorf("%w: restore is set, but target.pid names a process, which never comes back; name the container by its ID or its pod", volume.ErrInvalid)
 	}
 	return checkPath(r.Path)
 }

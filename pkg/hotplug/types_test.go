@@ -26,6 +26,7 @@ func TestRequestCheck(t *testing.T) {
 		"no target":         {func(r *Request) { r.Target = Target{} }, "target names 0 containers"},
 		"two targets":       {func(r *Request) { r.Target.Container = "abc" }, "target names 2 containers"},
 		"negative process":  {func(r *Request) { r.Target.PID = -1 }, "target.pid is -1"},
+		"restored process":  {func(r *Request) { r.Restore = true }, "restore is set, but target.pid"},
 		"half a pod":        {func(r *Request) { r.Target = Target{Pod: &Pod{Name: "db-0"}} }, "expected a namespace and a name"},
 		"relative path":     {func(r *Request) { r.Path = "dev/xvdb" }, `path is "dev/xvdb"`},
 		"no path":           {func(r *Request) { r.Path = "" }, `path is ""`},
