@@ -179,7 +179,9 @@ func (m *Manager) forget(ctx context.Context, one *record) error {
 		}
 		crashpoint.Here("claim given up")
 	}
-	klog.FromContext(ctx).Info("Attachment", "attachment", one.ID, "state", "Detached", "device", one.Number, "target", one.Target.String(), "path", one.Path)
+	if one.State != Pending {
+		klog.FromContext(ctx).Info("Attachment", "attachment", one.ID, "state", "Detached", "device", one.Number, "target", one.Target.String(), "path", one.Path)
+	}
 	return m.records.remove(one.ID)
 }
 

@@ -220,10 +220,18 @@ func (m *Manager) get(id string) (record, error) {
 	return one, err
 }
 
+// levelTry is the log level of what is only being tried.
+const levelTry = 4
+
 // set records what has become of an attachment.
 func (m *Manager) set(ctx context.Context, one *record, state State, reason string) error {
 	if one.State != state || one.Reason != reason {
-		klog.FromContext(ctx).Info("Attachment", "attachment", one.ID, "state", state, "reason", reason,
+		logger := klog.FromContext(ctx)
+		if state == Pending || state == Detaching {
+			// What comes of it follows. It may be tried again and again.
+			logger = logger.V(levelTry)
+		}
+		logger.Info("Attachment", "attachment", one.ID, "state", state, "reason", reason,
 			"device", one.Number, "target", one.Target.String(), "path", one.Path)
 	}
 	if one.State != state {

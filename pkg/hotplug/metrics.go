@@ -13,11 +13,11 @@ type metrics struct {
 func newMetrics() *metrics {
 	return &metrics{
 		attachments: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "rawblock_hotplug_attachments",
+			Name: "rawblock_csi_hotplug_attachments",
 			Help: "Devices attached to running containers, by state, as last reconciled.",
 		}, []string{"state"}),
 		restored: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "rawblock_hotplug_grants_restored_total",
+			Name: "rawblock_csi_hotplug_grants_restored_total",
 			Help: "Grants that a container had lost, to systemd for one, and was given again.",
 		}),
 	}

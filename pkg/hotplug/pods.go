@@ -65,7 +65,7 @@ func (m *Manager) adopt(ctx context.Context, pod cri.Pod) error {
 	one.ReadOnly = one.ReadOnly || published[one.Volume]
 	if err != nil {
 		one.Request = Request{Volume: one.Volume}
-		return m.note(ctx, &one, Refused, err.Error())
+		return m.set(ctx, &one, Refused, err.Error())
 	}
 	return m.retry(ctx, &one)
 }
@@ -101,9 +101,9 @@ func (m *Manager) retry(ctx context.Context, one *record) error {
 	case errors.Is(err, volume.ErrNotFound):
 		return m.wait(ctx, one, err)
 	case isRefusal(err):
-		return m.note(ctx, one, Refused, err.Error())
+		return m.set(ctx, one, Refused, err.Error())
 	default:
-		return errors.Join(err, m.note(ctx, one, Waiting, err.Error()))
+		return errors.Join(err, m.set(ctx, one, Waiting, err.Error()))
 	}
 }
 
@@ -119,7 +119,7 @@ func (m *Manager) wait(ctx context.Context, one *record, reason error) error {
 			return m.detach(ctx, one)
 		}
 	}
-	return m.note(ctx, one, Waiting, reason.Error())
+	return m.set(ctx, one, Waiting, reason.Error())
 }
 
 // isRefusal reports whether it is up to somebody to change something.

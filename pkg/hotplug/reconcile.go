@@ -159,27 +159,26 @@ func (m *Manager) restore(ctx context.Context, one *record, number linux.DeviceN
 			return err
 		}
 	}
-	place, err := openPlace(container, one.Path)
-	if err == nil {
-		defer place.close()
-		one.Node, err = place.make(number)
-	}
+	node, err := remake(container, one.Path, number)
+	reason := ""
 	if errors.Is(err, volume.ErrPrecondition) {
 		// The container has put something else there, or closed the folder.
-		return m.note(ctx, one, Attached, err.Error())
+		node, reason, err = one.Node, err.Error(), nil
 	}
-	if err != nil {
+	if err != nil || node == one.Node && reason == one.Reason {
 		return err
 	}
-	return m.note(ctx, one, Attached, "")
+	one.Node = node
+	return m.set(ctx, one, Attached, reason)
 }
 
-// note records a state where it is another than before.
-func (m *Manager) note(ctx context.Context, one *record, state State, reason string) error {
-	if one.State == state && one.Reason == reason {
-		return nil
+func remake(container *container, path string, number linux.DeviceNumber) (linux.FileID, error) {
+	place, err := openPlace(container, path)
+	if err != nil {
+		return linux.FileID{}, err
 	}
-	return m.set(ctx, one, state, reason)
+	defer place.close()
+	return place.make(number)
 }
 
 // sweep takes away every access that was granted and that no record tells of: the
