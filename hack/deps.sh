@@ -6,6 +6,8 @@ set -euo pipefail
 needs=(
   "runc runc"
   "busybox busybox-static" # static: it is all there is in a test container
+  "containerd containerd"  # what kubelet tells to run pods
+  "ctr containerd"
   "losetup mount"          # kubelet runs it on what is published
   "mkfs.ext4 e2fsprogs"
   "mkfs.xfs xfsprogs"      # filesystems that share blocks (reflink)
@@ -35,3 +37,8 @@ fi
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -q
 apt-get install -qy --no-install-recommends "${missing[@]}"
+# Of containerd only the programs are wanted, and not the service: the tests start
+# their own.
+if [[ " ${missing[*]} " == *" containerd "* && -d /run/systemd/system ]]; then
+  systemctl disable --now containerd.service
+fi

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
@@ -32,6 +33,17 @@ import (
 // callTimeout is how long the runtime may take to answer. Kubelet waits for two
 // minutes, but here others wait for the answer, and it is asked again.
 const callTimeout = 10 * time.Second
+
+// What kubelet has for its own connection to the runtime (remote_runtime.go and
+// utils.go in k8s.io/cri-client/pkg): answers may be long, since the annotations of
+// all pods are in one, and a runtime that was away is found again soon, where gRPC
+// would wait for up to two minutes.
+const (
+	maxMessage        = 16 << 20
+	minBackoff        = 100 * time.Millisecond
+	maxBackoff        = 3 * time.Second
+	connectionTimeout = 5 * time.Second
+)
 
 // ErrUnsupported says that a runtime does not know a call: one of before
 // Kubernetes 1.26, such as containerd 1.6, has no events.
@@ -96,7 +108,11 @@ func FindSocket(root string) (string, error) {
 
 // Dial returns a client of the runtime that serves, or will serve, on the socket.
 func Dial(socket string) (*Client, error) {
-	conn, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	reconnect := backoff.DefaultConfig
+	reconnect.BaseDelay, reconnect.MaxDelay = minBackoff, maxBackoff
+	conn, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: reconnect, MinConnectTimeout: connectionTimeout}),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)))
 	if err != nil {
 		return nil, fmt.Errorf("reach the container runtime at %s: %w", socket, err)
 	}

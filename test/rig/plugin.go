@@ -41,6 +41,12 @@ type Plugin struct {
 // may name loop devices; pools there are where they are given.
 func NewPlugin(t testing.TB, pools map[string]driver.Pool) *Plugin {
 	t.Helper()
+	return NewPluginWith(t, func(options *driver.Options) { options.Pools = pools })
+}
+
+// NewPluginWith does the same with options that the test has changed.
+func NewPluginWith(t testing.TB, change func(*driver.Options)) *Plugin {
+	t.Helper()
 	kubeletDir := KubeletDir(t)
 	sysfs, stateDir := blockdev.NewSysfs("/sys"), StateDir(t)
 	publisher, err := publish.New(stateDir, sysfs)
@@ -52,11 +58,11 @@ func NewPlugin(t testing.TB, pools map[string]driver.Pool) *Plugin {
 		KubeletDir: kubeletDir,
 		Publisher:  publisher,
 		Devices:    static.New([]string{"/dev/loop*"}, sysfs),
-		Pools:      pools,
 		Sysfs:      sysfs,
 
 		ControllerExpansion: true,
 	}
+	change(&options)
 	Serve(t, options)
 	plugin := Connect(t, options.Endpoint, kubeletDir)
 	plugin.StateDir = stateDir
