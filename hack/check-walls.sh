@@ -32,6 +32,11 @@ walls=(
   "pkg/cri|github.com/rawblock-csi/rawblock-csi/pkg/blockdev"
   "pkg/hotplug|github.com/rawblock-csi/rawblock-csi/pkg/publish"
   "pkg/hotplug|google.golang.org/grpc/status"
+  "pkg/admin|github.com/rawblock-csi/rawblock-csi/pkg/driver"
+  "pkg/admin|github.com/rawblock-csi/rawblock-csi/pkg/linux"
+  "pkg/driver|github.com/rawblock-csi/rawblock-csi/pkg/admin"
+  "pkg/hotplug|github.com/rawblock-csi/rawblock-csi/pkg/admin"
+  "cmd/rawblockctl|github.com/rawblock-csi/rawblock-csi/pkg/linux"
   "cmd/rawblock-csi|google.golang.org/grpc/codes"
 )
 

@@ -11,11 +11,13 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 
 	"golang.org/x/sync/errgroup"
 	"k8s.io/klog/v2"
 
+	"github.com/rawblock-csi/rawblock-csi/pkg/admin"
 	"github.com/rawblock-csi/rawblock-csi/pkg/blockdev"
 	"github.com/rawblock-csi/rawblock-csi/pkg/config"
 	"github.com/rawblock-csi/rawblock-csi/pkg/driver"
@@ -25,6 +27,9 @@ import (
 
 // version is set by the linker.
 var version = "unknown"
+
+// adminSocket is the name of the admin socket in the state directory.
+const adminSocket = "admin.sock"
 
 type flags struct {
 	driver.Options
@@ -90,6 +95,7 @@ func run(args []string, stdout, stderr io.Writer) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return driver.Run(ctx, options) })
 	group.Go(func() error { return attachments.Run(ctx) })
+	group.Go(func() error { return admin.Serve(ctx, filepath.Join(flags.stateDir, adminSocket), attachments) })
 	return group.Wait()
 }
 
@@ -102,7 +108,7 @@ func parseFlags(args []string, stderr io.Writer) (flags, error) {
 	set.StringVar(&f.NodeID, "node-id", "", "name of the Kubernetes node (required)")
 	set.StringVar(&f.config, "config", "", "node configuration file; empty: the defaults")
 	set.StringVar(&f.KubeletDir, "kubelet-dir", "/var/lib/kubelet", "kubelet's --root-dir")
-	set.StringVar(&f.stateDir, "state-dir", "/run/rawblock-csi", "folder for records of this boot; the host's, on a tmpfs")
+	set.StringVar(&f.stateDir, "state-dir", "/run/rawblock-csi", "folder for records of this boot, and for the admin socket admin.sock; the host's, on a tmpfs")
 	set.StringVar(&f.RegistrationDir, "registration-dir", "",
 		"kubelet's plugins_registry, where the plugin registers itself; empty: a sidecar does")
 	set.StringVar(&f.MetricsAddress, "metrics-address", "", "address for HTTP: /metrics, /healthz and /readyz; empty: off")

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/rawblock-csi/rawblock-csi/pkg/socket"
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
 )
 
@@ -14,12 +15,8 @@ func socketPath(endpoint string) (string, error) {
 	if endpoint != path && endpoint != "unix:"+path && endpoint != "unix://"+path || path == "/" {
 		return "", fmt.Errorf("%w: the endpoint %q is not a unix socket such as unix:///csi/csi.sock", volume.ErrInvalid, endpoint)
 	}
-	if len(path) > maxSocketPath {
-		return "", fmt.Errorf("%w: the endpoint %q is longer than the %d bytes of a unix socket's path", volume.ErrInvalid, endpoint, maxSocketPath)
+	if len(path) > socket.MaxPath {
+		return "", fmt.Errorf("%w: the endpoint %q is longer than the %d bytes of a unix socket's path", volume.ErrInvalid, endpoint, socket.MaxPath)
 	}
 	return path, nil
 }
-
-// maxSocketPath is the length of the longest path of a unix socket in bytes
-// (unix(7), sun_path), less the final zero.
-const maxSocketPath = 107

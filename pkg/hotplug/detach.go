@@ -26,11 +26,19 @@ import (
 // attachment is then Held, and the device is not released.
 //
 // Errors: volume.ErrNotFound where there is no such attachment; volume.ErrInUse
-// while processes have the device open, with the attachment that names them.
+// while processes have the device open, with the attachment that names them;
+// volume.ErrPrecondition where a pod asks for the attachment.
 func (m *Manager) Detach(ctx context.Context, id string) (Attachment, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	one, err := m.get(id)
+	if err != nil {
+		return Attachment{}, err
+	}
+	wanted, err := m.isWanted(&one)
+	if err == nil && one.Owner != "" && wanted {
+		err = fmt.Errorf("%w: attachment %s is asked for by the pod with UID %s; delete that pod", volume.ErrPrecondition, id, one.Owner)
+	}
 	if err != nil {
 		return Attachment{}, err
 	}

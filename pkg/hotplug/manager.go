@@ -128,6 +128,9 @@ func New(options Options) (*Manager, error) {
 // restarted, may wait where the container runtime sends no events.
 const interval = 10 * time.Second
 
+// watchAgain is how long after the runtime ended its events it is asked for more.
+const watchAgain = time.Second
+
 // Run reconciles what is recorded with what is, at once, when a container starts
 // or ends, and periodically, until ctx ends. What is attached stays so.
 func (m *Manager) Run(ctx context.Context) error {
@@ -169,7 +172,7 @@ func (m *Manager) watch(ctx context.Context) {
 		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(interval):
+		case <-time.After(watchAgain):
 		}
 	}
 }

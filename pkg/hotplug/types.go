@@ -60,8 +60,10 @@ func (t Target) String() string {
 		return "pod " + t.Pod.String()
 	case t.Container != "":
 		return "container " + t.Container
-	default:
+	case t.PID != 0:
 		return fmt.Sprintf("process %d", t.PID)
+	default:
+		return "nothing"
 	}
 }
 

@@ -16,12 +16,19 @@ import (
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
 )
 
+// MaxPath is the length of the longest path of a unix socket in bytes (unix(7),
+// sun_path), less the final zero.
+const MaxPath = 107
+
 // Listen listens on a unix socket that only root may use. A socket that nobody
 // answers is left over from a process that was killed, and is replaced.
 //
 // Errors: volume.ErrPrecondition where another process answers, or something
-// else is at the path.
+// else is at the path; volume.ErrInvalid where the path is too long.
 func Listen(ctx context.Context, path string) (net.Listener, error) {
+	if len(path) > MaxPath {
+		return nil, fmt.Errorf("%w: the path %s is longer than the %d bytes of a unix socket's", volume.ErrInvalid, path, MaxPath)
+	}
 	info, err := os.Lstat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):

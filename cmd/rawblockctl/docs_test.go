@@ -1,0 +1,35 @@
+package main
+
+import (
+	"bytes"
+	"flag"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+var update = flag.Bool("update", false, "write docs/reference/rawblockctl.md anew")
+
+// The reference is what the tool says of itself.
+func TestReference(t *testing.T) {
+	const path = "../../docs/reference/rawblockctl.md"
+	page := new(strings.Builder)
+	page.WriteString("# rawblockctl\n\nThe tool of a node's administrator for [hot attach](../hot-attach.md). This page is what its\n`--help` says.\n")
+	for _, command := range []string{"", "attach", "detach", "list", "completion"} {
+		var out, err bytes.Buffer
+		if code := run(t.Context(), append(strings.Fields(command), "--help"), &out, &err); code != exitDone {
+			t.Fatalf("%s --help ended with %d: %s", command, code, &err)
+		}
+		page.WriteString("\n## " + strings.TrimSpace("rawblockctl "+command) + "\n\n```\n" + out.String() + "```\n")
+	}
+	if *update {
+		must(t, os.WriteFile(path, []byte(page.String()), 0o644))
+	}
+	got, err := os.ReadFile(path)
+	must(t, err)
+	if diff := cmp.Diff(page.String(), string(got)); diff != "" {
+		t.Errorf("%s is not what the tool says (-tool +page); run this test with -update:\n%s", path, diff)
+	}
+}

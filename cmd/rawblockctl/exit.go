@@ -1,0 +1,54 @@
+package main
+
+import (
+	"context"
+	"errors"
+
+	"github.com/rawblock-csi/rawblock-csi/pkg/admin"
+	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
+)
+
+// The exit codes. They stay as they are.
+const (
+	exitDone = iota
+	exitFailed
+	exitUsage
+	exitNotFound
+	exitInUse
+	exitRefused
+	exitUnreachable
+	exitAgain
+)
+
+const exitHelp = `Exit codes:
+  0  done
+  1  any other failure; the message says which
+  2  the command line, or a value in it, is wrong
+  3  there is no such device, container or attachment
+  4  the device is in use, or still held by processes
+  5  refused: the container cannot have the device so
+  6  no plugin answers on the socket
+  7  not done in time, or something else is under way; try again`
+
+// exitCode returns the code for an error of a command that was understood. The first
+// row counts.
+func exitCode(err error) int {
+	for _, row := range []struct {
+		err  error
+		code int
+	}{
+		{admin.ErrUnreachable, exitUnreachable},
+		{context.DeadlineExceeded, exitAgain},
+		{volume.ErrAborted, exitAgain},
+		{volume.ErrInvalid, exitUsage},
+		{volume.ErrNotFound, exitNotFound},
+		{volume.ErrInUse, exitInUse},
+		{volume.ErrPrecondition, exitRefused},
+		{volume.ErrMismatch, exitRefused},
+	} {
+		if errors.Is(err, row.err) {
+			return row.code
+		}
+	}
+	return exitFailed
+}

@@ -1,0 +1,256 @@
+package admin_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"k8s.io/klog/v2"
+	"k8s.io/klog/v2/ktesting"
+
+	"github.com/rawblock-csi/rawblock-csi/pkg/admin"
+	"github.com/rawblock-csi/rawblock-csi/pkg/hotplug"
+	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
+)
+
+// attachments is a fake, for errors that cannot be provoked at will. test/hotplug has
+// the real ones behind this socket.
+type attachments struct {
+	attach func(hotplug.Request) (hotplug.Attachment, error)
+	plan   func(hotplug.Request) (hotplug.Plan, error)
+	detach func(string) (hotplug.Attachment, error)
+	list   func() ([]hotplug.Attachment, error)
+}
+
+func (a attachments) Attach(_ context.Context, request hotplug.Request) (hotplug.Attachment, error) {
+	return a.attach(request)
+}
+
+func (a attachments) Plan(_ context.Context, request hotplug.Request) (hotplug.Plan, error) {
+	return a.plan(request)
+}
+
+func (a attachments) Detach(_ context.Context, id string) (hotplug.Attachment, error) {
+	return a.detach(id)
+}
+
+func (a attachments) List(context.Context) ([]hotplug.Attachment, error) { return a.list() }
+
+// serve serves until the test ends, and returns the socket and what was logged.
+func serve(t *testing.T, served attachments) (path string, log func() string) {
+	t.Helper()
+	// The paths of sockets must be short (unix(7)).
+	folder, err := os.MkdirTemp("", "rb")
+	must(t, err)
+	t.Cleanup(func() { os.RemoveAll(folder) })
+	path = filepath.Join(folder, "state", "admin.sock")
+	logger := ktesting.NewLogger(t, ktesting.NewConfig(ktesting.Verbosity(2), ktesting.BufferLogs(true)))
+	ctx, stop := context.WithCancel(klog.NewContext(context.WithoutCancel(t.Context()), logger))
+	ended := make(chan error, 1)
+	go func() { ended <- admin.Serve(ctx, path, served) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-ended; err != nil {
+			t.Errorf("it ended with: %v", err)
+		}
+	})
+	for {
+		conn, err := net.Dial("unix", path)
+		if err == nil {
+			conn.Close()
+			return path, logger.GetSink().(ktesting.Underlier).GetBuffer().String
+		}
+		if !errors.Is(err, fs.ErrNotExist) && !strings.Contains(err.Error(), "refused") {
+			t.Fatal(err)
+		}
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+var (
+	request  = hotplug.Request{Device: "/dev/sdb", Target: hotplug.Target{Pod: &hotplug.Pod{Namespace: "default", Name: "db-0"}}, Path: "/dev/xvdb", ReadOnly: true}
+	attached = hotplug.Attachment{ID: "abc", Request: request, State: hotplug.Attached, Number: "8:16", Size: 1 << 20}
+)
+
+func TestCalls(t *testing.T) {
+	plan := hotplug.Plan{Attachment: attached, Steps: []string{"one", "two"}}
+	socket, log := serve(t, attachments{
+		attach: func(got hotplug.Request) (hotplug.Attachment, error) {
+			return attached, check(got)
+		},
+		plan: func(got hotplug.Request) (hotplug.Plan, error) { return plan, check(got) },
+		detach: func(id string) (hotplug.Attachment, error) {
+			if id != "a/b c" {
+				return hotplug.Attachment{}, fmt.Errorf("detached %q", id)
+			}
+			return attached, nil
+		},
+		list: func() ([]hotplug.Attachment, error) { return []hotplug.Attachment{attached}, nil },
+	})
+	client, ctx := admin.NewClient(socket), t.Context()
+	got, err := client.Attach(ctx, request)
+	want(t, attached, got, err)
+	gotPlan, err := client.Plan(ctx, request)
+	want(t, plan, gotPlan, err)
+	got, err = client.Detach(ctx, "a/b c")
+	want(t, attached, got, err)
+	list, err := client.List(ctx)
+	want(t, []hotplug.Attachment{attached}, list, err)
+	for _, words := range []string{"Admin call done", `method="Attach"`, `method="Detach"`, "duration="} {
+		if !strings.Contains(log(), words) {
+			t.Errorf("the log lacks %q:\n%s", words, log())
+		}
+	}
+	info, err := os.Stat(socket)
+	must(t, err)
+	if info.Mode() != fs.ModeSocket|0o600 {
+		t.Errorf("the socket has mode %v", info.Mode())
+	}
+}
+
+func check(got hotplug.Request) error {
+	if diff := cmp.Diff(request, got); diff != "" {
+		return errors.New(diff)
+	}
+	return nil
+}
+
+func want[T any](t *testing.T, want, got T, err error) {
+	t.Helper()
+	must(t, err)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// Nothing is a list too: programs that read JSON go through it.
+func TestEmptyList(t *testing.T) {
+	socket, _ := serve(t, attachments{list: func() ([]hotplug.Attachment, error) { return nil, nil }})
+	list, err := admin.NewClient(socket).List(t.Context())
+	if err != nil || list == nil || len(list) != 0 {
+		t.Errorf("got %v, %v", list, err)
+	}
+}
+
+// An error comes with the words and the sentinel that it left with.
+func TestErrors(t *testing.T) {
+	for _, sentinel := range []error{
+		volume.ErrInvalid, volume.ErrNotFound, volume.ErrIncompatible, volume.ErrPrecondition, volume.ErrInUse, volume.ErrMismatch,
+		volume.ErrAborted, volume.ErrExhausted, volume.ErrOutOfRange, context.Canceled, context.DeadlineExceeded,
+	} {
+		t.Run(sentinel.Error(), func(t *testing.T) {
+			failed := fmt.Errorf("do it: %w: because", sentinel)
+			socket, log := serve(t, attachments{attach: func(hotplug.Request) (hotplug.Attachment, error) { return hotplug.Attachment{}, failed }})
+			_, err := admin.NewClient(socket).Attach(t.Context(), request)
+			if !errors.Is(err, sentinel) || err.Error() != failed.Error() {
+				t.Errorf("got %v; want %v", err, failed)
+			}
+			if !strings.Contains(log(), "Admin call failed") {
+				t.Errorf("the log has no failure:\n%s", log())
+			}
+		})
+	}
+}
+
+func TestOtherErrors(t *testing.T) {
+	socket, log := serve(t, attachments{
+		attach: func(hotplug.Request) (hotplug.Attachment, error) {
+			return hotplug.Attachment{}, errors.New("input/output error")
+		},
+		list: func() ([]hotplug.Attachment, error) { panic("a fault") },
+	})
+	client := admin.NewClient(socket)
+	if _, err := client.Attach(t.Context(), request); err == nil || err.Error() != "input/output error" {
+		t.Errorf("got %v", err)
+	}
+	if _, err := client.List(t.Context()); err == nil || !strings.Contains(err.Error(), "the plugin has a fault") {
+		t.Errorf("got %v", err)
+	}
+	if !strings.Contains(log(), "a fault") {
+		t.Errorf("the log does not tell of the fault:\n%s", log())
+	}
+	if _, err := client.Detach(t.Context(), ""); !errors.Is(err, volume.ErrInvalid) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// Who holds a device is told with the error.
+func TestHeld(t *testing.T) {
+	held := attached
+	held.State, held.Holders = hotplug.Held, []hotplug.Holder{{PID: 7, Command: "postgres"}}
+	socket, _ := serve(t, attachments{detach: func(string) (hotplug.Attachment, error) {
+		return held, fmt.Errorf("%w: open in process 7", volume.ErrInUse)
+	}})
+	got, err := admin.NewClient(socket).Detach(t.Context(), "abc")
+	if !errors.Is(err, volume.ErrInUse) {
+		t.Errorf("got %v", err)
+	}
+	want(t, held, got, nil)
+}
+
+// A request is what it says, or an error that names what is wrong.
+func TestBadRequests(t *testing.T) {
+	socket, _ := serve(t, attachments{attach: func(hotplug.Request) (hotplug.Attachment, error) {
+		t.Error("a bad request was carried out")
+		return hotplug.Attachment{}, nil
+	}})
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(context.Context, string, string) (net.Conn, error) {
+		return net.Dial("unix", socket)
+	}}}
+	for name, test := range map[string]struct{ method, path, body, says string }{
+		"no JSON":       {http.MethodPost, "/v1/attachments", "device", "invalid character"},
+		"nothing":       {http.MethodPost, "/v1/attachments", "", "EOF"},
+		"unknown field": {http.MethodPost, "/v1/attachments", `{"readonly2": true}`, "readonly2"},
+		"two":           {http.MethodPost, "/v1/attachments", `{} {}`, "more than one"},
+		"too much":      {http.MethodPost, "/v1/attachments", `{"device": "` + strings.Repeat("x", 80<<10) + `"}`, "too large"},
+		"no such path":  {http.MethodGet, "/v2/attachments", "", "404"},
+		"wrong method":  {http.MethodPut, "/v1/attachments", "{}", "Method Not Allowed"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r, err := http.NewRequestWithContext(t.Context(), test.method, "http://plugin"+test.path, strings.NewReader(test.body))
+			must(t, err)
+			response, err := client.Do(r)
+			must(t, err)
+			defer response.Body.Close()
+			answer := new(strings.Builder)
+			response.Write(answer)
+			if response.StatusCode == http.StatusOK || !strings.Contains(answer.String(), test.says) {
+				t.Errorf("it answers %s; want the words %q", answer, test.says)
+			}
+		})
+	}
+}
+
+func TestUnreachable(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "admin.sock")
+	if _, err := admin.NewClient(path).List(t.Context()); !errors.Is(err, admin.ErrUnreachable) || !strings.Contains(err.Error(), path) {
+		t.Errorf("got %v", err)
+	}
+	socket, _ := serve(t, attachments{list: func() ([]hotplug.Attachment, error) { return nil, nil }})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := admin.NewClient(socket).List(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestServeTakesNothingAway(t *testing.T) {
+	socket, _ := serve(t, attachments{})
+	if err := admin.Serve(t.Context(), socket, attachments{}); !errors.Is(err, volume.ErrPrecondition) {
+		t.Errorf("a second one ended with %v", err)
+	}
+}
