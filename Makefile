@@ -23,7 +23,7 @@ deps:
 	@hack/deps.sh
 
 .PHONY: build
-build: ## Build the static binary bin/rawblock-csi.
+build: ## Build the static binaries bin/rawblock-csi and bin/rawblockctl.
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $(BIN)/ ./cmd/...
 
 .PHONY: test
@@ -45,6 +45,10 @@ crash: deps ## Kill the plugin after each of its steps, and see that it recovers
 .PHONY: demo
 demo: deps build ## Give a disk to a real container, and explain each step. As root.
 	@hack/demo.sh
+
+.PHONY: demo-hotplug
+demo-hotplug: deps build ## Give a disk to a container that runs already, and take it away. As root.
+	@hack/demo.sh -hotplug
 
 .PHONY: bench
 bench: deps ## Measure the calls, and I/O, beside peers that do less. As root.

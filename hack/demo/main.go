@@ -1,7 +1,8 @@
 // Command demo shows what the plugin does, in a folder that it makes for itself:
-// it calls the real plugin as external-provisioner and kubelet do, and starts real
-// containers as a container runtime does. Then it takes everything down and counts
-// what is left.
+// it calls the real plugin as external-provisioner, kubelet and an administrator do,
+// and starts real containers as a container runtime does. Then it takes everything
+// down and counts what is left. There are two stories: the life of a volume, and hot
+// attach.
 package main
 
 import (
@@ -21,8 +22,8 @@ import (
 // demo is everything that the steps make.
 type demo struct {
 	screen
-	// binary is the plugin's.
-	binary string
+	// binary is the plugin's, and tool that of rawblockctl.
+	binary, tool string
 	// folder holds all files. Its name is like no other, and is part of the name
 	// of whatever the demo makes, and so of whatever it might leave behind.
 	folder string
@@ -33,6 +34,10 @@ type demo struct {
 	snapshot string
 	// writer and reader are the two pods.
 	writer, reader pod
+	// disk is what is attached to containers that run already, and running the
+	// container that it is attached to.
+	disk    disk
+	running pod
 	// undo takes down what was made, the last thing first.
 	undo []action
 }
@@ -44,8 +49,8 @@ type step struct {
 	do    action
 }
 
-// story is the demo: what each step is about, and the step.
-func (d *demo) story() []step {
+// volumeStory is the demo: what each step is about, and the step.
+func (d *demo) volumeStory() []step {
 	return []step{
 		{"Make a folder for volumes, on XFS: a snapshot shares its data with the volume there, and can be made while a pod writes.", d.makeFilesystem},
 		{"Start the plugin with one pool, in that folder. It listens where kubelet would call it.", d.startPlugin},
@@ -68,38 +73,47 @@ func (d *demo) story() []step {
 }
 
 func main() {
-	binary := flag.String("plugin", "bin/rawblock-csi", "the plugin's binary; make build makes it")
+	d := &demo{}
+	flag.StringVar(&d.binary, "plugin", "bin/rawblock-csi", "the plugin's binary; make build makes it")
+	flag.StringVar(&d.tool, "rawblockctl", "bin/rawblockctl", "the administrator's tool; make build makes it")
+	hotplug := flag.Bool("hotplug", false, "tell the story of hot attach instead")
 	flag.Parse()
+	story := d.volumeStory()
+	if *hotplug {
+		story = d.hotplugStory()
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, *binary); err != nil {
+	if err := d.run(ctx, story); err != nil {
 		fmt.Fprintln(os.Stderr, "\ndemo:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, binary string) error {
-	if err := checkMachine(binary); err != nil {
+func (d *demo) run(ctx context.Context, story []step) error {
+	if err := d.checkMachine(); err != nil {
 		return err
 	}
 	folder, err := os.MkdirTemp("", "rawblock-demo-")
 	if err != nil {
 		return fmt.Errorf("make a folder: %w", err)
 	}
-	d := &demo{screen: newScreen(folder), binary: binary, folder: folder}
+	d.screen, d.folder = newScreen(folder), folder
 	d.later(d.removeFolder)
-	err = d.tell(ctx)
+	err = d.tell(ctx, story)
 	whileItRan := takeInventory(filepath.Base(folder))
 	return errors.Join(err, d.takeDown(ctx), d.compare(whileItRan))
 }
 
 // checkMachine says what is missing before anything is made.
-func checkMachine(binary string) error {
+func (d *demo) checkMachine() error {
 	if os.Geteuid() != 0 {
 		return errors.New("needs root: it makes loop devices, mounts and containers")
 	}
-	if _, err := os.Stat(binary); err != nil {
-		return fmt.Errorf("%w; run make build first", err)
+	for _, binary := range []string{d.binary, d.tool} {
+		if _, err := os.Stat(binary); err != nil {
+			return fmt.Errorf("%w; run make build first", err)
+		}
 	}
 	for program, pkg := range map[string]string{"runc": "runc", "busybox": "busybox-static", "mkfs.xfs": "xfsprogs", "mount": "mount"} {
 		if _, err := exec.LookPath(program); err != nil {
@@ -109,11 +123,11 @@ func checkMachine(binary string) error {
 	return nil
 }
 
-// tell goes through the story until its end, an error, or Ctrl-C.
-func (d *demo) tell(ctx context.Context) error {
+// tell goes through a story until its end, an error, or Ctrl-C.
+func (d *demo) tell(ctx context.Context, story []step) error {
 	fmt.Println("All files of this demo are in DEMO=" + d.folder)
 	fmt.Println("A line with > shows what is done, as a command or as a call of the plugin.")
-	for _, step := range d.story() {
+	for _, step := range story {
 		if ctx.Err() != nil {
 			return errors.New("interrupted")
 		}

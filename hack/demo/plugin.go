@@ -32,7 +32,15 @@ type plugin struct {
 }
 
 func (d *demo) startPlugin(ctx context.Context) error {
-	config := fmt.Sprintf("pools: [{name: files, file: {directory: %s}}]", d.pool())
+	if err := d.startPluginWith(ctx, fmt.Sprintf("pools: [{name: files, file: {directory: %s}}]", d.pool())); err != nil {
+		return err
+	}
+	d.later(d.wantEmpty)
+	return nil
+}
+
+// startPluginWith starts the plugin with a configuration.
+func (d *demo) startPluginWith(ctx context.Context, config string) error {
 	d.did("echo '%s' > $DEMO/config.yaml", config)
 	if err := os.WriteFile(d.path("config.yaml"), []byte(config), 0o600); err != nil {
 		return err
@@ -44,7 +52,6 @@ func (d *demo) startPlugin(ctx context.Context) error {
 		return err
 	}
 	d.later(d.stopPlugin)
-	d.later(d.wantEmpty)
 	return d.waitForPlugin(ctx)
 }
 
