@@ -11,9 +11,9 @@ COPY cmd cmd
 COPY pkg pkg
 ARG TARGETOS TARGETARCH VERSION=unknown
 RUN CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH \
-    go build -trimpath -ldflags "-s -w -X main.version=$VERSION" -o /rawblock-csi ./cmd/rawblock-csi
+    go build -trimpath -ldflags "-s -w -X main.version=$VERSION" -o /out/ ./cmd/...
 
-# The binary is static and starts no programs: it needs nothing beside it.
+# The binaries are static and start no programs: they need nothing beside them.
 FROM ${BASE_IMAGE}
 ARG VERSION=unknown
 LABEL org.opencontainers.image.title="rawblock-csi" \
@@ -21,7 +21,7 @@ LABEL org.opencontainers.image.title="rawblock-csi" \
       org.opencontainers.image.source="https://github.com/rawblock-csi/rawblock-csi" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="$VERSION"
-COPY --from=build /rawblock-csi /rawblock-csi
+COPY --from=build /out/rawblock-csi /out/rawblockctl /
 # As root: it mounts, and opens the host's block devices.
 USER 0:0
 ENTRYPOINT ["/rawblock-csi"]

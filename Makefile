@@ -40,7 +40,7 @@ test: deps ## Run the tests, as root: they use real devices, mounts and containe
 # The plugin that is killed is a process of its own, so the race detector, without
 # which these are built, would see nothing.
 crash: deps ## Kill the plugin after each of its steps, and see that it recovers. As root.
-	go test -count=1 -p 1 -timeout=20m -run=TestKilled $(TESTFLAGS) ./pkg/pool/disk ./test/pools
+	go test -count=1 -p 1 -timeout=20m -run=Killed $(TESTFLAGS) ./pkg/pool/disk ./test/pools ./test/hotplug
 
 .PHONY: demo
 demo: deps build ## Give a disk to a real container, and explain each step. As root.

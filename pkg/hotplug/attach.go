@@ -268,6 +268,10 @@ func (m *Manager) attach(ctx context.Context, one *record, ends *ends) error {
 		err = m.set(ctx, one, Attached, "")
 	}
 	if err != nil {
+		// An error of a container that has ended meanwhile says nothing more.
+		if ended := ends.container.checkRunning(); errors.Is(ended, volume.ErrNotFound) {
+			err = ended
+		}
 		// The caller may be gone, which is no reason to leave half of it.
 		return errors.Join(err, m.undo(context.WithoutCancel(ctx), one, ends.container))
 	}

@@ -2,6 +2,7 @@ package rig
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -54,6 +55,28 @@ func StartWithPools(t testing.TB, pools, binary, kubeletDir, stateDir string, en
 
 // Pid is the number of its process.
 func (p *Process) Pid() int { return p.command.Process.Pid }
+
+// Runs reports whether the plugin has not ended.
+func (p *Process) Runs() bool {
+	// A process that ended and was not waited for has no command line.
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", p.Pid()))
+	return err == nil && len(text) > 0
+}
+
+// WaitStopped waits until the plugin has stopped itself (crashpoint).
+func (p *Process) WaitStopped(t testing.TB) {
+	t.Helper()
+	var status syscall.WaitStatus
+	if _, err := syscall.Wait4(p.Pid(), &status, syscall.WUNTRACED, nil); err != nil || !status.Stopped() {
+		t.Fatalf("the plugin has not stopped: %v, %v", status, err)
+	}
+}
+
+// Continue has a plugin that has stopped go on.
+func (p *Process) Continue(t testing.TB) {
+	t.Helper()
+	Must(t, p.command.Process.Signal(syscall.SIGCONT))
+}
 
 // Kill ends the plugin as kill -9 does, if it still runs, and returns what it logged.
 func (p *Process) Kill() string {
