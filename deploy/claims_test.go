@@ -70,7 +70,7 @@ func parameters(t *testing.T) map[string][]string {
 // What a claim of a class asks for must be what the plugin makes: a raw device for
 // one node.
 func TestProvisionedClaims(t *testing.T) {
-	objects := slices.Concat(load(t, provisioned), load(t, restored))
+	objects := slices.Concat(load(t, provisioned), load(t, restored), load(t, attached))
 	classes := map[string]bool{}
 	for _, class := range all[storagev1.StorageClass](objects) {
 		classes[class.Name] = true
@@ -130,7 +130,7 @@ func TestRestoredClaims(t *testing.T) {
 
 // A pod uses its claim as a device, and only reads a volume that is only for reading.
 func TestPodsUseTheirClaims(t *testing.T) {
-	objects := slices.Concat(load(t, examples), load(t, provisioned), load(t, restored))
+	objects := slices.Concat(load(t, examples), load(t, provisioned), load(t, restored), load(t, attached))
 	modes := map[string][]corev1.PersistentVolumeAccessMode{}
 	for _, claim := range all[corev1.PersistentVolumeClaim](objects) {
 		modes[claim.Namespace+"/"+claim.Name] = claim.Spec.AccessModes

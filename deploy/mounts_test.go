@@ -158,12 +158,12 @@ func TestFilePoolsAreTheHosts(t *testing.T) {
 
 // kubelet makes its own folders. The others must be made by whoever comes first:
 // the one for records is gone after each boot, the one of file pools is not there
-// before the first start, and the one of the socket not where a sidecar is started
-// before the plugin.
+// before the first start, the one of the socket not where a sidecar is started
+// before the plugin, and that of the system bus not on every host.
 func TestFoldersAreMade(t *testing.T) {
 	eachPod(t, func(t *testing.T, objects []any, pod corev1.PodSpec) {
 		_, flags := plugin(t, the[appsv1.DaemonSet](t, objects).Spec.Template.Spec)
-		ours := []string{poolsDir, flags["state-dir"], filepath.Dir(strings.TrimPrefix(flags["endpoint"], "unix://"))}
+		ours := []string{poolsDir, systemBusDir, flags["state-dir"], filepath.Dir(strings.TrimPrefix(flags["endpoint"], "unix://"))}
 		for _, volume := range pod.Volumes {
 			if volume.HostPath == nil {
 				continue

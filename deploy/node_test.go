@@ -12,10 +12,13 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
+// Hot attach alone, and so the plugin alone, has a use for the host's processes.
 func TestPodSharesNoNamespace(t *testing.T) {
 	eachPod(t, func(t *testing.T, objects []any, pod corev1.PodSpec) {
-		if pod.HostNetwork || pod.HostPID || pod.HostIPC {
-			t.Error("a namespace of the host is shared")
+		_, _, attaches := sidecar(t, pod, pluginName)
+		attaches = attaches && settingsOf(t, objects).Hotplug.AttachmentPods
+		if pod.HostNetwork || pod.HostIPC || pod.HostPID != attaches {
+			t.Errorf("namespaces of the host are shared: network %t, IPC %t, PID %t; hot attach: %t", pod.HostNetwork, pod.HostIPC, pod.HostPID, attaches)
 		}
 		account(t, objects, pod.ServiceAccountName)
 	})

@@ -18,7 +18,7 @@ const (
 // the plugin.
 func eachDeployment(t *testing.T, test func(t *testing.T, objects []any, pod corev1.PodSpec)) {
 	t.Helper()
-	for _, dir := range []string{base, sidecars, standard, snapshots} {
+	for _, dir := range []string{base, sidecars, standard, snapshots, hotplug} {
 		t.Run(filepath.Base(dir), func(t *testing.T) {
 			objects := load(t, dir)
 			test(t, objects, the[appsv1.DaemonSet](t, objects).Spec.Template.Spec)

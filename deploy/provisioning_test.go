@@ -19,6 +19,7 @@ type settings struct {
 	}
 	Devices             struct{ Allow []string }
 	ControllerExpansion bool
+	Hotplug             struct{ AttachmentPods bool }
 }
 
 func settingsOf(t *testing.T, objects []any) settings {
@@ -49,6 +50,7 @@ func TestWhatEachDeploymentHas(t *testing.T) {
 		sidecars:  {"plugin", "node-driver-registrar", "liveness-probe"},
 		standard:  {"plugin", "csi-provisioner", "csi-resizer"},
 		snapshots: {"plugin", "csi-snapshotter", "csi-provisioner", "csi-resizer"},
+		hotplug:   {"plugin", "csi-provisioner", "csi-resizer"},
 	} {
 		objects := load(t, dir)
 		containers := the[appsv1.DaemonSet](t, objects).Spec.Template.Spec.Containers

@@ -28,6 +28,7 @@ func TestPrivilegesHaveReasons(t *testing.T) {
 		components + "/provisioning/daemonset.yaml", components + "/provisioning/rbac.yaml",
 		components + "/expansion/deployment.yaml", components + "/expansion/rbac.yaml",
 		components + "/snapshots/daemonset.yaml", components + "/snapshots/rbac.yaml",
+		components + "/hotplug/daemonset.yaml",
 	} {
 		t.Run(file, func(t *testing.T) {
 			text, err := os.ReadFile(file)

@@ -26,23 +26,28 @@ const (
 	sidecars  = "kubernetes/overlays/sidecars"
 	standard  = "kubernetes/overlays/default"
 	snapshots = "kubernetes/overlays/snapshots"
+	hotplug   = "kubernetes/overlays/hotplug"
 
 	examples    = "kubernetes/examples"
 	provisioned = "kubernetes/examples/provisioned"
 	restored    = "kubernetes/examples/restored"
+	attached    = "kubernetes/examples/hotplug"
 
 	components = "kubernetes/components"
 )
 
 // TestRendered compares what is rendered with what was reviewed.
 func TestRendered(t *testing.T) {
-	for _, dir := range []string{base, sidecars, standard, snapshots, examples, provisioned, restored} {
-		t.Run(filepath.Base(dir), func(t *testing.T) {
+	for name, dir := range map[string]string{
+		"base": base, "sidecars": sidecars, "default": standard, "snapshots": snapshots, "hotplug": hotplug,
+		"examples": examples, "provisioned": provisioned, "restored": restored, "attached": attached,
+	} {
+		t.Run(name, func(t *testing.T) {
 			got, err := render(t, dir).AsYaml()
 			if err != nil {
 				t.Fatal(err)
 			}
-			golden := filepath.Join("testdata", "rendered-"+filepath.Base(dir)+".yaml")
+			golden := filepath.Join("testdata", "rendered-"+name+".yaml")
 			if *update {
 				if err := os.WriteFile(golden, got, 0o600); err != nil {
 					t.Fatal(err)

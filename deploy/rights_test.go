@@ -100,7 +100,7 @@ func TestRightsAreBound(t *testing.T) {
 // What uses the Kubernetes API has a token, and the plugin has none: neither its
 // own nor one that all containers of the pod are given.
 func TestWhoHoldsCredentials(t *testing.T) {
-	for _, dir := range []string{base, sidecars, standard, snapshots} {
+	for _, dir := range []string{base, sidecars, standard, snapshots, hotplug} {
 		objects := load(t, dir)
 		pod := the[appsv1.DaemonSet](t, objects).Spec.Template.Spec
 		for what, automount := range map[string]*bool{

@@ -39,7 +39,7 @@ container that is already running, or to take it away, without restarting the co
 
 It needs root, and a plugin that runs. With Kubernetes, the plugin's image has it:
 
-  kubectl -n rawblock-csi exec ds/rawblock-csi-node -c plugin -- /rawblockctl list
+  kubectl -n rawblock-csi exec POD-OF-THE-NODE -c plugin -- /rawblockctl list
 
 ` + exitHelp,
 		Version:       version,

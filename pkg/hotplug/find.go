@@ -185,6 +185,9 @@ func (m *Manager) holdAgain(one record) (*container, error) {
 	if one.PID == 0 {
 		return nil, nil //nolint:nilnil // No container is an answer.
 	}
+	if err := m.records.checkVisible(one); err != nil {
+		return nil, err
+	}
 	found, err := m.hold(one.PID, one.Target.Pod)
 	if errors.Is(err, volume.ErrNotFound) {
 		return nil, nil //nolint:nilnil // No container is an answer.

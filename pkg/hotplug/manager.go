@@ -109,8 +109,12 @@ func New(options Options) (*Manager, error) {
 	if err != nil {
 		return nil, fmt.Errorf("tell this boot from the last one: %w", err)
 	}
+	namespace, err := os.Readlink("/proc/self/ns/pid")
+	if err != nil {
+		return nil, fmt.Errorf("tell which processes are seen: %w", err)
+	}
 	return &Manager{
-		records:        records{filepath.Join(options.StateDir, "attachments"), strings.TrimSpace(string(boot))},
+		records:        records{filepath.Join(options.StateDir, "attachments"), strings.TrimSpace(string(boot)), namespace},
 		volumes:        options.Volumes,
 		inflight:       options.Inflight,
 		runtime:        options.Runtime,

@@ -11,6 +11,7 @@ import (
 
 	"github.com/rawblock-csi/rawblock-csi/pkg/crashpoint"
 	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
+	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
 )
 
 // record is what is written down of an attachment before anything is done for
@@ -19,6 +20,9 @@ type record struct {
 	Attachment
 	// Boot is the ID of the boot (random(4)): process numbers begin anew with each.
 	Boot string `json:"boot"`
+	// Namespace is the PID namespace that the numbers of processes are counted in
+	// (pid_namespaces(7)).
+	Namespace string `json:"namespace"`
 	// Node is the node in the container. Which processes opened it tells who holds
 	// the device through this attachment, where others have the device too.
 	Node linux.FileID `json:"node"`
@@ -33,6 +37,8 @@ const recordSuffix = ".json"
 type records struct {
 	folder string
 	boot   string
+	// namespace is the plugin's PID namespace.
+	namespace string
 }
 
 // all returns the records of this boot, and removes those of earlier ones, whose
@@ -66,6 +72,15 @@ func (r records) all() ([]record, error) {
 	return all, nil
 }
 
+// checkVisible returns an error for a record whose container cannot be seen from
+// here, which must not be taken for one that has ended.
+func (r records) checkVisible(one record) error {
+	if one.Namespace == r.namespace {
+		return nil
+	}
+	return fmt.Errorf("%w: attachment %s was made by a plugin in the PID namespace %s, and this one is in %s: it cannot see the container; run it with hostPID: true, as before", volume.ErrPrecondition, one.ID, one.Namespace, r.namespace)
+}
+
 func (r records) read(name string) (record, error) {
 	path := filepath.Join(r.folder, name)
 	text, err := os.ReadFile(path)
@@ -82,7 +97,7 @@ func (r records) read(name string) (record, error) {
 // write makes the record durable: after a crash it is there as it was before, or
 // as it is now.
 func (r records) write(one record) error {
-	one.Boot = r.boot
+	one.Boot, one.Namespace = r.boot, r.namespace
 	text, err := json.Marshal(one)
 	if err != nil {
 		return fmt.Errorf("write the record of an attachment: %w", err)

@@ -349,3 +349,26 @@ func TestRace(t *testing.T) {
 		wantRules(t, two, beforeTwo)
 	})
 }
+
+// A plugin that was started again without the host's processes cannot see the
+// container. It does not take it for ended.
+func TestContainerOutOfSight(t *testing.T) {
+	node, disk, container := newNode(t), rig.NewDisk(t, rig.MiB), startContainer(t, oci.Config{})
+	ctx := rig.Context(t)
+	attached, err := node.Attach(ctx, container.request(disk, "/dev/xvdb"))
+	rig.Must(t, err)
+	// As such a plugin finds it: the namespace in the record is not its own.
+	path := filepath.Join(node.stateDir, "attachments", attached.ID+".json")
+	text, err := os.ReadFile(path)
+	rig.Must(t, err)
+	rig.Must(t, os.WriteFile(path, []byte(strings.Replace(string(text), "pid:[", "pid:[1", 1)), 0o600))
+	wantErrorOf(t, node.Reconcile(ctx), volume.ErrPrecondition, "hostPID: true")
+	_, err = node.Detach(ctx, attached.ID)
+	wantErrorOf(t, err, volume.ErrPrecondition, "hostPID: true")
+	_, err = container.read(t, "/dev/xvdb", 1)
+	rig.Must(t, err)
+	rig.Must(t, os.WriteFile(path, text, 0o600))
+	rig.Must(t, node.Reconcile(ctx))
+	_, err = node.Detach(ctx, attached.ID)
+	rig.Must(t, err)
+}
