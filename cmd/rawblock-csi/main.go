@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sync/errgroup"
@@ -75,7 +76,10 @@ func run(args []string, stdout, stderr io.Writer) error {
 	if err := options.Check(); err != nil {
 		return err
 	}
-
+	adminPath := filepath.Join(flags.stateDir, adminSocket)
+	if err := checkSockets(options.Endpoint, adminPath); err != nil {
+		return err
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	pools, err := openPools(ctx, settings.Pools, options.Sysfs)
@@ -95,7 +99,7 @@ func run(args []string, stdout, stderr io.Writer) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return driver.Run(ctx, options) })
 	group.Go(func() error { return attachments.Run(ctx) })
-	group.Go(func() error { return admin.Serve(ctx, filepath.Join(flags.stateDir, adminSocket), attachments) })
+	group.Go(func() error { return admin.Serve(ctx, adminPath, attachments) })
 	return group.Wait()
 }
 
@@ -122,6 +126,22 @@ func parseFlags(args []string, stderr io.Writer) (flags, error) {
 		return flags{}, fmt.Errorf("unexpected argument %q; settings are given as --flag=value", set.Arg(0))
 	}
 	return f, nil
+}
+
+// checkSockets returns an error where the CSI socket is the admin socket: whoever is
+// given the one must not have the other.
+func checkSockets(endpoint, admin string) error {
+	csi := "/" + strings.TrimLeft(strings.TrimPrefix(endpoint, "unix:"), "/")
+	for _, path := range []*string{&csi, &admin} {
+		// The folder may be a link, as /var/run is, or yet to be made.
+		if folder, err := filepath.EvalSymlinks(filepath.Dir(*path)); err == nil {
+			*path = filepath.Join(folder, filepath.Base(*path))
+		}
+	}
+	if filepath.Clean(csi) == admin {
+		return fmt.Errorf("--endpoint is %s, which is the admin socket in --state-dir; choose another path for one of them", endpoint)
+	}
+	return nil
 }
 
 // startLogging sends klog's lines to w in a format.

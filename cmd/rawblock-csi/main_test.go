@@ -60,6 +60,7 @@ func TestCommandLine(t *testing.T) {
 		"bad config":      {[]string{"--config=" + config}, 1, "", []string{config + ": line 2", "expected an absolute path"}},
 		"no node ID":      {[]string{"--kubelet-dir=/"}, 1, "", []string{"set --node-id to the name of the Kubernetes node"}},
 		"no kubelet":      {[]string{"--node-id=x", "--kubelet-dir=" + config + "-no"}, 1, "", []string{"kubelet directory", "no such file or directory"}},
+		"one socket":      {[]string{"--node-id=x", "--kubelet-dir=/", "--state-dir=/run/x", "--endpoint=unix:///run/x/admin.sock"}, 1, "", []string{"--endpoint is unix:///run/x/admin.sock, which is the admin socket"}},
 		"kubelet in tree": {[]string{"--node-id=x", "--kubelet-dir=kubelet"}, 1, "", []string{`"kubelet" is not an absolute path`}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -94,15 +95,40 @@ func TestDefaults(t *testing.T) {
 	}
 }
 
+// The two sockets are two, by whatever names.
+func TestCheckSockets(t *testing.T) {
+	folder := t.TempDir()
+	rig.Must(t, os.Mkdir(folder+"/state", 0o700))
+	rig.Must(t, os.Symlink("state", folder+"/link"))
+	admin := folder + "/state/admin.sock"
+	for endpoint, same := range map[string]bool{
+		admin:                                 true,
+		"unix://" + admin:                     true,
+		"unix:" + admin:                       true,
+		folder + "/state/../state/admin.sock": true,
+		folder + "/link/admin.sock":           true,
+		folder + "/state/csi.sock":            false,
+		folder + "/admin.sock":                false,
+		folder + "/none/admin.sock":           false,
+	} {
+		if err := checkSockets(endpoint, admin); (err != nil) != same {
+			t.Errorf("%s: got %v", endpoint, err)
+		}
+	}
+	if checkSockets(folder+"/none/admin.sock", folder+"/none/admin.sock") == nil {
+		t.Error("one path in a folder that is yet to be made is taken for both")
+	}
+}
+
 // The plugin as it runs on a node, from its start to SIGTERM.
 func TestRunAndStop(t *testing.T) {
 	for _, format := range []string{"text", "json"} {
 		t.Run(format, func(t *testing.T) {
-			kubeletDir, disk := rig.KubeletDir(t), rig.NewDisk(t, rig.MiB)
+			kubeletDir, stateDir, disk := rig.KubeletDir(t), rig.StateDir(t), rig.NewDisk(t, rig.MiB)
 			config, socket := filepath.Join(t.TempDir(), "config.yaml"), kubeletDir+"/csi.sock"
 			rig.Must(t, os.WriteFile(config, []byte("maxVolumes: 7\npools: []\ndevices: {allow: [/dev/loop*]}\n"), 0o600))
 			command, stdout, stderr := program(t, "--endpoint=unix://"+socket, "--node-id=node-1", "--kubelet-dir="+kubeletDir,
-				"--state-dir="+rig.StateDir(t), "--config="+config, "--v=5", "--logging-format="+format)
+				"--state-dir="+stateDir, "--config="+config, "--v=5", "--logging-format="+format)
 			rig.Must(t, command.Start())
 			plugin, ctx := rig.Connect(t, socket, kubeletDir), rig.Context(t)
 
@@ -123,8 +149,10 @@ func TestRunAndStop(t *testing.T) {
 			if err := command.Wait(); err != nil {
 				t.Errorf("after SIGTERM it ended with %v:\n%s", err, stderr)
 			}
-			if _, err := os.Lstat(socket); !errors.Is(err, fs.ErrNotExist) {
-				t.Errorf("it left its socket behind: %v", err)
+			for _, path := range []string{socket, stateDir + "/admin.sock"} {
+				if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+					t.Errorf("it left its socket %s behind: %v", path, err)
+				}
 			}
 			if info, err := os.Lstat(target); err != nil || info.Mode().Type() != fs.ModeDevice {
 				t.Errorf("what was published is now %v (%v)", info, err)

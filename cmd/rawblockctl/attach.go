@@ -80,6 +80,9 @@ func (a *attaching) run(command *cobra.Command) error {
 	if a.request.Target.Pod, err = parsePod(a.pod, a.podUID); err != nil {
 		return err
 	}
+	if err := a.request.Check(); err != nil {
+		return err
+	}
 	out := newOutput(command.OutOrStdout(), a.output)
 	if a.dryRun {
 		plan, err := client.Plan(ctx, a.request)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -26,7 +27,10 @@ programs have open goes on working, which nothing can change: the device is then
 and the processes are named. Repeat the command once they have closed it or ended, or have
 it wait (--wait). The plugin also releases the device by itself then.
 
-An attachment that a pod asks for ends with that pod: delete the pod.`,
+An attachment that a pod asks for ends with that pod: delete the pod.
+
+With -o json it prints a list of the attachments: those that are Detached, which are no more,
+and those that are Held.`,
 		Example: `  rawblockctl detach k3jq7dza
   rawblockctl detach --wait --timeout 5m k3jq7dza`,
 		Args:              cobra.MinimumNArgs(1),
@@ -37,62 +41,100 @@ An attachment that a pod asks for ends with that pod: delete the pod.`,
 				return err
 			}
 			defer cancel()
-			detaching := detaching{client, wait, newOutput(command.OutOrStdout(), t.output), newOutput(command.ErrOrStderr(), outputTable)}
-			var failed []error
-			for _, id := range ids {
-				failed = append(failed, detaching.detach(ctx, id))
+			d := &detaching{client: client, say: newOutput(command.ErrOrStderr(), outputTable)}
+			d.all(ctx, ids, wait)
+			if err := newOutput(command.OutOrStdout(), t.output).detached(d.attachments); err != nil {
+				return err
 			}
-			return errors.Join(failed...)
+			if d.failed != nil {
+				return &toldError{d.failed}
+			}
+			return nil
 		},
 	}
-	command.Flags().BoolVar(&wait, "wait", false, "wait until no process has the device open, as long as --timeout says")
+	command.Flags().BoolVar(&wait, "wait", false, "wait until no process has the device open, for as long as --timeout says")
 	return command
 }
 
-// detaching detaches devices.
+// detaching detaches devices. What fails does not keep it from the rest.
 type detaching struct {
 	client *admin.Client
-	wait   bool
-	// out is where results go, and say where it is said why it takes so long.
-	out, say output
+	// say is where it is told what fails, and who holds a device.
+	say output
+	// attachments are those that are detached or held.
+	attachments []hotplug.Attachment
+	// failed is the first error.
+	failed error
+}
+
+func (d *detaching) all(ctx context.Context, ids []string, wait bool) {
+	var held []hotplug.Attachment
+	for _, id := range ids {
+		attachment, err := d.client.Detach(ctx, id)
+		if errors.Is(err, volume.ErrInUse) && wait {
+			attachment.ID = id
+			d.tell(fmt.Errorf("waiting: %w", err), attachment)
+			held = append(held, attachment)
+			continue
+		}
+		d.end(attachment, err)
+	}
+	for _, attachment := range held {
+		d.end(d.wait(ctx, attachment))
+	}
 }
 
 // again is how often it is looked whether a device is still held.
 const again = time.Second
 
-func (d detaching) detach(ctx context.Context, id string) error {
-	said := ""
+// wait waits until the attachment is released, and tells when others hold it.
+func (d *detaching) wait(ctx context.Context, held hotplug.Attachment) (hotplug.Attachment, error) {
 	for {
-		attachment, err := d.client.Detach(ctx, id)
-		if err == nil {
-			return d.out.detached(attachment)
-		}
-		if said != "" && errors.Is(err, volume.ErrNotFound) {
-			// The plugin itself has released it meanwhile.
-			return d.out.detached(hotplug.Attachment{ID: id})
-		}
-		if !errors.Is(err, volume.ErrInUse) {
-			return err
-		}
-		if text := err.Error(); text != said {
-			said = text
-			if err := d.say.holders(attachment); err != nil {
-				return err
-			}
-		}
-		if !d.wait {
-			return err
-		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("wait for attachment %s: %w; last: %w", id, ctx.Err(), err)
+			return held, fmt.Errorf("attachment %s is held still; the plugin releases it once nobody has the device open: %w", held.ID, ctx.Err())
 		case <-time.After(again):
 		}
+		attachment, err := d.client.Detach(ctx, held.ID)
+		switch {
+		case err == nil:
+			return attachment, nil
+		case errors.Is(err, volume.ErrNotFound):
+			return held, nil // The plugin itself has released it meanwhile.
+		case ctx.Err() != nil:
+			continue // It ends above.
+		case !errors.Is(err, volume.ErrInUse):
+			return attachment, err
+		case !slices.Equal(attachment.Holders, held.Holders):
+			d.tell(fmt.Errorf("waiting: %w", err), attachment)
+		}
+		held = attachment
 	}
 }
 
+// end notes what has become of an attachment.
+func (d *detaching) end(attachment hotplug.Attachment, err error) {
+	if err == nil {
+		// Also where the plugin itself released it meanwhile.
+		attachment.State, attachment.Reason, attachment.Holders = hotplug.Detached, "", nil
+	} else {
+		d.tell(err, attachment)
+		if d.failed == nil {
+			d.failed = err
+		}
+	}
+	if attachment.State != "" {
+		d.attachments = append(d.attachments, attachment)
+	}
+}
+
+func (d *detaching) tell(err error, attachment hotplug.Attachment) {
+	say(d.say.w, err)
+	d.say.holders(attachment.Holders) //nolint:errcheck,gosec // There is nowhere else to say it.
+}
+
 // completeIDs offers the IDs of the attachments to a shell.
-func (t *tool) completeIDs(command *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+func (t *tool) completeIDs(command *cobra.Command, given []string, _ string) ([]string, cobra.ShellCompDirective) {
 	ctx, cancel := context.WithTimeout(command.Context(), time.Second)
 	defer cancel()
 	attachments, err := admin.NewClient(t.socket).List(ctx)
@@ -101,7 +143,9 @@ func (t *tool) completeIDs(command *cobra.Command, _ []string, _ string) ([]stri
 	}
 	var ids []string
 	for _, attachment := range attachments {
-		ids = append(ids, cobra.CompletionWithDesc(attachment.ID, source(attachment)+" in "+attachment.Target.String()))
+		if !slices.Contains(given, attachment.ID) {
+			ids = append(ids, cobra.CompletionWithDesc(attachment.ID, oneLine(source(attachment)+" in "+attachment.Target.String())))
+		}
 	}
 	return ids, cobra.ShellCompDirectiveNoFileComp
 }

@@ -17,7 +17,7 @@ func TestReference(t *testing.T) {
 	const path = "../../docs/reference/rawblockctl.md"
 	page := new(strings.Builder)
 	page.WriteString("# rawblockctl\n\nThe tool of a node's administrator for [hot attach](../hot-attach.md). This page is what its\n`--help` says.\n")
-	for _, command := range []string{"", "attach", "detach", "list", "completion"} {
+	for _, command := range []string{"", "attach", "detach", "list", "version", "completion"} {
 		var out, err bytes.Buffer
 		if code := run(t.Context(), append(strings.Fields(command), "--help"), &out, &err); code != exitDone {
 			t.Fatalf("%s --help ended with %d: %s", command, code, &err)

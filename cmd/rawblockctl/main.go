@@ -6,6 +6,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -18,9 +19,9 @@ var version = "unknown"
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
-	stop()
-	os.Exit(code)
+	// The second signal ends the program at once.
+	context.AfterFunc(ctx, stop)
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
 // run runs the command line, and returns the exit code.
@@ -30,14 +31,29 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	err := root.ExecuteContext(ctx)
-	if err == nil {
+	command, err := root.ExecuteContextC(ctx)
+	var told *toldError
+	switch {
+	case err == nil:
 		return exitDone
-	}
-	fmt.Fprintln(stderr, "rawblockctl:", err) //nolint:errcheck // There is nowhere else to say it.
-	if !tool.understood {
-		fmt.Fprintln(stderr, "See rawblockctl --help.") //nolint:errcheck // There is nowhere else to say it.
+	case !tool.understood:
+		say(stderr, fmt.Errorf("%w; see %s --help", err, command.CommandPath()))
 		return exitUsage
+	case !errors.As(err, &told):
+		say(stderr, err)
+	}
+	if ctx.Err() != nil {
+		return exitInterrupted
 	}
 	return exitCode(err)
 }
+
+// say tells of an error, in one line.
+func say(w io.Writer, err error) {
+	fmt.Fprintln(w, "rawblockctl:", oneLine(err.Error())) //nolint:errcheck // There is nowhere else to say it.
+}
+
+// toldError is an error that has been told of already.
+type toldError struct{ error }
+
+func (e *toldError) Unwrap() error { return e.error }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"os"
 	"path/filepath"
@@ -23,7 +24,7 @@ import (
 
 // plugin is a fake behind the real admin socket: it remembers what it was asked, and
 // answers as the test wants, also with errors that cannot be provoked at will.
-// test/hotplug has the real plugin with real containers.
+// node_test.go has the real plugin, with a real container.
 type plugin struct {
 	asked hotplug.Request
 	list  []hotplug.Attachment
@@ -54,7 +55,11 @@ func (p *plugin) Detach(_ context.Context, id string) (hotplug.Attachment, error
 	attachment := example
 	attachment.ID = id
 	err := p.next()
-	if errors.Is(err, volume.ErrInUse) {
+	if err != nil && !errors.Is(err, volume.ErrInUse) {
+		return hotplug.Attachment{}, err
+	}
+	if err != nil {
+		attachment.State = hotplug.Held
 		attachment.Holders = []hotplug.Holder{{PID: 4711, Command: "postgres"}, {PID: 4712, Command: "evil\x1b[2J"}}
 	}
 	return attachment, err
@@ -142,17 +147,26 @@ func TestWrongCommandLines(t *testing.T) {
 		"attach --device a --pod a/b/c/d --path /x":      `--pod is "a/b/c/d"`,
 		"attach --device a --pid 1 --pod-uid u --path x": `--pod-uid is "u", but --pod is empty`,
 		"attach /dev/sdb":                                `unknown command "/dev/sdb"`,
+		"attach --device sdb --pid 1 --path /x":          `device is "sdb"; expected an absolute path`,
+		"attach --device /dev/a --pid 0 --path /x":       "target names 0 containers",
+		"attach --device /dev/a --pid 1 --path x":        `path is "x"`,
+		"detach --wait=maybe a":                          `invalid argument "maybe" for "--wait"`,
+		"version 1":                                      `unknown command "1" for "rawblockctl version"; see rawblockctl version --help`,
 		"detach":                                         "requires at least 1 arg",
 		"list -o yaml":                                   `--output is "yaml"; expected one of`,
 		"list --timeout -1s":                             "--timeout is -1s",
-		"lsit":                                           `unknown command "lsit"`,
+		"lsit":                                           `unknown command "lsit" for "rawblockctl"; see rawblockctl --help`,
 		"list --verbose":                                 "unknown flag: --verbose",
 	} {
 		code, stdout, stderr := ctl(t, socket, strings.Fields(line)...)
-		if code != exitUsage || stdout != "" || !strings.HasPrefix(stderr, "rawblockctl: ") || !strings.Contains(stderr, says) {
+		if code != exitUsage || stdout != "" || !isOneLine(stderr) || !strings.Contains(stderr, says) {
 			t.Errorf("%s: ended with %d, printed %q and %q; want the words %q", line, code, stdout, stderr, says)
 		}
 	}
+}
+
+func isOneLine(text string) bool {
+	return strings.HasPrefix(text, "rawblockctl: ") && strings.Index(text, "\n") == len(text)-1
 }
 
 func TestExitCodes(t *testing.T) {
@@ -163,8 +177,12 @@ func TestExitCodes(t *testing.T) {
 		volume.ErrInUse:                  exitInUse,
 		volume.ErrPrecondition:           exitRefused,
 		volume.ErrMismatch:               exitRefused,
+		volume.ErrIncompatible:           exitRefused,
+		volume.ErrExhausted:              exitRefused,
+		volume.ErrOutOfRange:             exitUsage,
 		volume.ErrAborted:                exitAgain,
 		context.DeadlineExceeded:         exitAgain,
+		context.Canceled:                 exitAgain,
 	} {
 		fake := &plugin{answers: []error{fmt.Errorf("attach: %w", err)}}
 		code, stdout, stderr := ctl(t, fake.serve(t), "attach", "--device=/dev/sdb", "--pid=7", "--path=/dev/x")
@@ -176,10 +194,20 @@ func TestExitCodes(t *testing.T) {
 	if code != exitUnreachable || !strings.Contains(stderr, "does it run on this node") {
 		t.Errorf("without a plugin it ended with %d and %q", code, stderr)
 	}
-	for code := exitDone; code <= exitAgain; code++ {
-		if !strings.Contains(exitHelp, fmt.Sprintf("\n  %d  ", code)) {
+	for _, code := range []int{exitDone, exitFailed, exitUsage, exitNotFound, exitInUse, exitRefused, exitUnreachable, exitAgain, exitInterrupted} {
+		if !strings.Contains(exitHelp, fmt.Sprintf("\n  %-3d  ", code)) {
 			t.Errorf("the help lacks the exit code %d", code)
 		}
+	}
+}
+
+// What containers call themselves does not get at the terminal, and an error is one
+// line whatever it is made of.
+func TestErrorsAreOneLine(t *testing.T) {
+	fake := &plugin{answers: []error{errors.Join(fmt.Errorf("%w: process 7 (\x1b[2J\u202e)", volume.ErrInUse), errors.New("undo it"))}}
+	_, _, stderr := ctl(t, fake.serve(t), "attach", "--device=/dev/sdb", "--pid=7", "--path=/dev/x")
+	if want := "rawblockctl: device is in use: process 7 (?[2J?); undo it\n"; stderr != want {
+		t.Errorf("it said %q, want %q", stderr, want)
 	}
 }
 
@@ -198,24 +226,63 @@ func TestDetach(t *testing.T) {
 
 func TestDetachHeld(t *testing.T) {
 	held := fmt.Errorf("%w: it is open", volume.ErrInUse)
-	const holders = "PID   COMMAND\n4711  postgres\n4712  evil?[2J\n"
+	const said = "device is in use: it is open\nPID   COMMAND\n4711  postgres\n4712  evil?[2J\n"
 	fake := &plugin{answers: []error{held}}
 	code, stdout, stderr := ctl(t, fake.serve(t), "detach", "a")
-	if code != exitInUse || stdout != "" || stderr != holders+"rawblockctl: device is in use: it is open\n" {
+	if code != exitInUse || stdout != "" || stderr != "rawblockctl: "+said {
 		t.Errorf("ended with %d, printed %q and %q", code, stdout, stderr)
 	}
-	// It waits, and names the holders once.
+	// It waits, names the holders once, and meanwhile detaches the others.
 	for _, last := range []error{nil, volume.ErrNotFound} {
-		fake = &plugin{answers: []error{held, held, last}}
-		code, stdout, stderr = ctl(t, fake.serve(t), "detach", "--wait", "a")
-		if code != exitDone || stdout != "a: detached\n" || stderr != holders {
+		fake = &plugin{answers: []error{held, nil, held, last}}
+		code, stdout, stderr = ctl(t, fake.serve(t), "detach", "--wait", "a", "b")
+		if code != exitDone || stdout != "b: detached\na: detached\n" || stderr != "rawblockctl: waiting: "+said {
 			t.Errorf("with %v: ended with %d, printed %q and %q", last, code, stdout, stderr)
 		}
 	}
+	fake = &plugin{answers: []error{held, errors.New("input/output error")}}
+	if code, _, stderr = ctl(t, fake.serve(t), "detach", "--wait", "a"); code != exitFailed || !strings.HasSuffix(stderr, "\nrawblockctl: input/output error\n") {
+		t.Errorf("where it fails on the way it ended with %d and %q", code, stderr)
+	}
 	fake = &plugin{answers: slices.Repeat([]error{held}, 100)}
-	code, _, stderr = ctl(t, fake.serve(t), "detach", "--wait", "--timeout=1ms", "a")
-	if code != exitAgain {
+	code, _, stderr = ctl(t, fake.serve(t), "detach", "--wait", "--timeout=1s", "a")
+	if code != exitAgain || !strings.Contains(stderr, "attachment a is held still; the plugin releases it") {
 		t.Errorf("after its time it ended with %d and %q", code, stderr)
+	}
+}
+
+// Ctrl-C ends waiting.
+func TestInterrupt(t *testing.T) {
+	fake := &plugin{answers: slices.Repeat([]error{volume.ErrInUse}, 100)}
+	ctx, interrupt := context.WithCancel(t.Context())
+	var stdout, stderr bytes.Buffer
+	// It is interrupted once it says that it waits.
+	interrupting := writerFunc(func(text []byte) (int, error) {
+		interrupt()
+		return stderr.Write(text)
+	})
+	code := run(ctx, []string{"--socket", fake.serve(t), "--timeout=0", "detach", "--wait", "a"}, &stdout, interrupting)
+	if code != exitInterrupted || stdout.Len() > 0 || !strings.Contains(stderr.String(), "attachment a is held still") {
+		t.Errorf("ended with %d, printed %q and %q", code, &stdout, &stderr)
+	}
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(text []byte) (int, error) { return f(text) }
+
+// Programs get what has become of each attachment.
+func TestDetachAsJSON(t *testing.T) {
+	fake := &plugin{answers: []error{nil, volume.ErrInUse, volume.ErrNotFound}}
+	code, stdout, _ := ctl(t, fake.serve(t), "detach", "-o", "json", "a", "b", "c")
+	var got []hotplug.Attachment
+	must(t, json.Unmarshal([]byte(stdout), &got))
+	if code != exitInUse || len(got) != 2 || got[0].ID != "a" || got[0].State != "Detached" || got[1].ID != "b" || len(got[1].Holders) != 2 {
+		t.Errorf("ended with %d, printed %s", code, stdout)
+	}
+	fake = &plugin{answers: []error{volume.ErrNotFound}}
+	if code, stdout, _ = ctl(t, fake.serve(t), "detach", "-o", "json", "a"); code != exitNotFound || stdout != "[]\n" {
+		t.Errorf("ended with %d, printed %s", code, stdout)
 	}
 }
 
@@ -226,11 +293,11 @@ func TestList(t *testing.T) {
 	for format, want := range map[string]string{
 		"table": `ID        STATE     DEVICE     SIZE  CONTAINER                PATH       ACCESS  AGE  REASON
 k3jq7dza  Attached  /dev/sdb   1Gi   pod default/db-0/postgres  /dev/xvdb  rw      -    -
-pod-1-2   Waiting   files/a@n  -     nothing                  /dev/x     ro      -    no container?of it
+pod-1-2   Waiting   files/a@n  -     nothing                  /dev/x     ro      -    no container; of it
 `,
 		"wide": `ID        STATE     DEVICE     NUMBER  SIZE  CONTAINER                CONTAINER-ID                                                      PID   PATH       ACCESS  OWNER  AGE  REASON
 k3jq7dza  Attached  /dev/sdb   8:16    1Gi   pod default/db-0/postgres  0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a  4700  /dev/xvdb  rw      -      -    -
-pod-1-2   Waiting   files/a@n  -       -     nothing                  -                                                                 -     /dev/x     ro      1-2    -    no container?of it
+pod-1-2   Waiting   files/a@n  -       -     nothing                  -                                                                 -     /dev/x     ro      1-2    -    no container; of it
 `,
 	} {
 		code, stdout, stderr := ctl(t, socket, "list", "-o", format)
@@ -253,6 +320,24 @@ pod-1-2   Waiting   files/a@n  -       -     nothing                  -         
 	}
 }
 
+func TestSize(t *testing.T) {
+	for bytes, want := range map[uint64]string{
+		0: "", 512: "512", 1024: "1Ki", 1 << 20: "1Mi", 1536 << 20: "1.5Gi", 1000204886016: "931.5Gi", 1 << 40: "1Ti", math.MaxUint64: "16Ei",
+	} {
+		if got := size(bytes); got != want {
+			t.Errorf("%d bytes are %q, want %q", bytes, got, want)
+		}
+	}
+}
+
+func TestVersion(t *testing.T) {
+	for _, line := range []string{"version", "--version"} {
+		if code, stdout, stderr := ctl(t, "", line); code != exitDone || stdout != "rawblockctl unknown\n" || stderr != "" {
+			t.Errorf("%s: ended with %d, printed %q and %q", line, code, stdout, stderr)
+		}
+	}
+}
+
 func TestAge(t *testing.T) {
 	out := output{now: time.Unix(1000, 0)}
 	if got := out.age(time.Unix(1000-90, 0)); got != "90s" {
@@ -266,6 +351,12 @@ func TestCompletion(t *testing.T) {
 	code, stdout, _ := ctl(t, socket, "__complete", "--socket", socket, "detach", "")
 	if code != exitDone || !strings.HasPrefix(stdout, "k3jq7dza\t/dev/sdb in pod default/db-0/postgres\n") {
 		t.Errorf("ended with %d, offers %q", code, stdout)
+	}
+	if _, stdout, _ = ctl(t, socket, "__complete", "--socket", socket, "detach", "k3jq7dza", ""); strings.Contains(stdout, "k3jq7dza") {
+		t.Errorf("what is there already is offered again: %q", stdout)
+	}
+	if _, stdout, _ = ctl(t, socket, "__complete", "list", "--output", ""); !strings.HasPrefix(stdout, "table\nwide\njson\n") {
+		t.Errorf("as formats are offered %q", stdout)
 	}
 	for _, shell := range []string{"bash", "zsh", "fish"} {
 		if code, stdout, stderr := ctl(t, socket, "completion", shell); code != exitDone || !strings.Contains(stdout, "rawblockctl") {

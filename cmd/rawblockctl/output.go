@@ -5,11 +5,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
 
-	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/util/duration"
 
 	"github.com/rawblock-csi/rawblock-csi/pkg/hotplug"
@@ -55,7 +56,7 @@ var columns = []column{
 	{"DEVICE", func(_ output, a hotplug.Attachment) string { return source(a) }, false},
 	{"NUMBER", func(_ output, a hotplug.Attachment) string { return a.Number }, true},
 	{"SIZE", func(_ output, a hotplug.Attachment) string { return size(a.Size) }, false},
-	{"CONTAINER", func(_ output, a hotplug.Attachment) string { return a.Target.String() }, false},
+	{"CONTAINER", func(_ output, a hotplug.Attachment) string { return container(a) }, false},
 	{"CONTAINER-ID", func(_ output, a hotplug.Attachment) string { return a.ContainerID }, true},
 	{"PID", func(_ output, a hotplug.Attachment) string { return number(a.PID) }, true},
 	{"PATH", func(_ output, a hotplug.Attachment) string { return a.Path }, false},
@@ -95,40 +96,53 @@ func (o output) attachment(attachment hotplug.Attachment) error {
 	if o.format == outputJSON {
 		return o.json(attachment)
 	}
-	_, err := fmt.Fprintf(o.w, "%s: %s (%s, %s) is attached to %s at %s\n", attachment.ID, source(attachment), size(attachment.Size), access(attachment), attachment.Target, attachment.Path)
-	return err
+	return o.line("%s: %s (%s, %s) is attached to %s at %s", attachment.ID, source(attachment), size(attachment.Size), access(attachment), attachment.Target, attachment.Path)
 }
 
 func (o output) plan(plan hotplug.Plan) error {
 	if o.format == outputJSON {
 		return o.json(plan)
 	}
-	if _, err := fmt.Fprintln(o.w, "This would be done:"); err != nil {
+	if err := o.line("This would be done:"); err != nil {
 		return err
 	}
 	for i, step := range plan.Steps {
-		if _, err := fmt.Fprintf(o.w, "  %d. %s\n", i+1, step); err != nil {
+		if err := o.line("  %d. %s", i+1, step); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (o output) detached(attachment hotplug.Attachment) error {
+// detached prints what has become of attachments that were to be detached.
+func (o output) detached(attachments []hotplug.Attachment) error {
 	if o.format == outputJSON {
-		return o.json(attachment)
+		return o.json(append([]hotplug.Attachment{}, attachments...)) // None is [], not null.
 	}
-	_, err := fmt.Fprintf(o.w, "%s: detached\n", attachment.ID)
+	for _, attachment := range attachments {
+		if attachment.State != hotplug.Detached {
+			continue // That has been told of.
+		}
+		if err := o.line("%s: detached", attachment.ID); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// line prints a line.
+func (o output) line(format string, args ...any) error {
+	_, err := fmt.Fprintln(o.w, oneLine(fmt.Sprintf(format, args...)))
 	return err
 }
 
-// holders prints who has the device of an attachment open, if anybody is known to.
-func (o output) holders(attachment hotplug.Attachment) error {
-	if len(attachment.Holders) == 0 {
+// holders prints who has a device open, if anybody is known to.
+func (o output) holders(holders []hotplug.Holder) error {
+	if len(holders) == 0 {
 		return nil
 	}
 	rows := [][]string{{"PID", "COMMAND"}}
-	for _, holder := range attachment.Holders {
+	for _, holder := range holders {
 		rows = append(rows, []string{number(holder.PID), oneLine(holder.Command)})
 	}
 	return o.table(rows)
@@ -139,6 +153,14 @@ func source(attachment hotplug.Attachment) string {
 	return cmp.Or(attachment.Volume, attachment.Device)
 }
 
+// container names the container, by no more of its ID than people read.
+func container(attachment hotplug.Attachment) string {
+	const enough = 12
+	target := attachment.Target
+	target.Container = target.Container[:min(enough, len(target.Container))]
+	return target.String()
+}
+
 func access(attachment hotplug.Attachment) string {
 	if attachment.ReadOnly {
 		return "ro"
@@ -146,11 +168,17 @@ func access(attachment hotplug.Attachment) string {
 	return "rw"
 }
 
+// size is a size for people, in the units of Kubernetes.
 func size(bytes uint64) string {
 	if bytes == 0 {
 		return ""
 	}
-	return resource.NewQuantity(int64(bytes), resource.BinarySI).String() //nolint:gosec // The kernel's own sizes are signed (loff_t).
+	value, unit := float64(bytes), 0
+	units := []string{"", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"}
+	for ; value >= 1024; unit++ {
+		value /= 1024
+	}
+	return strings.TrimSuffix(strconv.FormatFloat(value, 'f', 1, 64), ".0") + units[unit]
 }
 
 func number(n int) string {
@@ -167,12 +195,13 @@ func (o output) age(since time.Time) string {
 	return duration.HumanDuration(o.now.Sub(since))
 }
 
-// oneLine keeps what a container may have named from spoiling a table or a terminal.
+// oneLine keeps what a container may have named, such as its processes, from
+// spoiling a table or a terminal.
 func oneLine(text string) string {
 	return strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
+		if !unicode.IsPrint(r) {
 			return '?'
 		}
 		return r
-	}, text)
+	}, strings.ReplaceAll(text, "\n", "; "))
 }

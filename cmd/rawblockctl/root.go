@@ -45,14 +45,34 @@ It needs root, and a plugin that runs. With Kubernetes, the plugin's image has i
 		Version:       version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
+		// An error is one line.
+		DisableSuggestions: true,
 	}
+	root.SetVersionTemplate(versionTemplate)
 	flags := root.PersistentFlags()
 	flags.StringVar(&t.socket, "socket", "/run/rawblock-csi/admin.sock", "the plugin's admin socket: admin.sock in its --state-dir")
 	flags.DurationVar(&t.timeout, "timeout", 30*time.Second, "how long to wait until it is done; 0: for ever")
 	flags.StringVarP(&t.output, "output", "o", outputTable, "table, wide (more columns) or json (stable, for programs)")
 	complete(root, "output", outputs...)
-	root.AddCommand(t.attach(), t.detach(), t.list())
+	root.AddCommand(t.attach(), t.detach(), t.list(), t.version())
 	return root
+}
+
+// versionTemplate is what --version prints.
+const versionTemplate = "{{.Name}} {{.Version}}\n"
+
+func (t *tool) version() *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print the version of rawblockctl",
+		Long:  "Print the version of rawblockctl. It and the plugin should be of the same version.",
+		Args:  cobra.NoArgs,
+		RunE: func(command *cobra.Command, _ []string) error {
+			t.understood = true
+			_, err := fmt.Fprintln(command.OutOrStdout(), command.Root().Name(), version)
+			return err
+		},
+	}
 }
 
 // complete offers values of a flag to a shell.

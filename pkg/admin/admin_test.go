@@ -21,25 +21,25 @@ import (
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
 )
 
-// attachments is a fake, for errors that cannot be provoked at will. test/hotplug has
-// the real ones behind this socket.
+// attachments is a fake, for errors that cannot be provoked at will.
+// cmd/rawblockctl/node_test.go has the real ones behind this socket.
 type attachments struct {
-	attach func(hotplug.Request) (hotplug.Attachment, error)
+	attach func(context.Context, hotplug.Request) (hotplug.Attachment, error)
 	plan   func(hotplug.Request) (hotplug.Plan, error)
-	detach func(string) (hotplug.Attachment, error)
+	detach func(context.Context, string) (hotplug.Attachment, error)
 	list   func() ([]hotplug.Attachment, error)
 }
 
-func (a attachments) Attach(_ context.Context, request hotplug.Request) (hotplug.Attachment, error) {
-	return a.attach(request)
+func (a attachments) Attach(ctx context.Context, request hotplug.Request) (hotplug.Attachment, error) {
+	return a.attach(ctx, request)
 }
 
 func (a attachments) Plan(_ context.Context, request hotplug.Request) (hotplug.Plan, error) {
 	return a.plan(request)
 }
 
-func (a attachments) Detach(_ context.Context, id string) (hotplug.Attachment, error) {
-	return a.detach(id)
+func (a attachments) Detach(ctx context.Context, id string) (hotplug.Attachment, error) {
+	return a.detach(ctx, id)
 }
 
 func (a attachments) List(context.Context) ([]hotplug.Attachment, error) { return a.list() }
@@ -62,11 +62,18 @@ func serve(t *testing.T, served attachments) (path string, log func() string) {
 			t.Errorf("it ended with: %v", err)
 		}
 	})
+	waitFor(t, path)
+	return path, logger.GetSink().(ktesting.Underlier).GetBuffer().String
+}
+
+// waitFor waits until somebody listens on a socket.
+func waitFor(t *testing.T, path string) {
+	t.Helper()
 	for {
 		conn, err := net.Dial("unix", path)
 		if err == nil {
 			conn.Close()
-			return path, logger.GetSink().(ktesting.Underlier).GetBuffer().String
+			return
 		}
 		if !errors.Is(err, fs.ErrNotExist) && !strings.Contains(err.Error(), "refused") {
 			t.Fatal(err)
@@ -89,11 +96,11 @@ var (
 func TestCalls(t *testing.T) {
 	plan := hotplug.Plan{Attachment: attached, Steps: []string{"one", "two"}}
 	socket, log := serve(t, attachments{
-		attach: func(got hotplug.Request) (hotplug.Attachment, error) {
+		attach: func(_ context.Context, got hotplug.Request) (hotplug.Attachment, error) {
 			return attached, check(got)
 		},
 		plan: func(got hotplug.Request) (hotplug.Plan, error) { return plan, check(got) },
-		detach: func(id string) (hotplug.Attachment, error) {
+		detach: func(_ context.Context, id string) (hotplug.Attachment, error) {
 			if id != "a/b c" {
 				return hotplug.Attachment{}, fmt.Errorf("detached %q", id)
 			}
@@ -154,13 +161,15 @@ func TestErrors(t *testing.T) {
 	} {
 		t.Run(sentinel.Error(), func(t *testing.T) {
 			failed := fmt.Errorf("do it: %w: because", sentinel)
-			socket, log := serve(t, attachments{attach: func(hotplug.Request) (hotplug.Attachment, error) { return hotplug.Attachment{}, failed }})
+			socket, log := serve(t, attachments{attach: func(context.Context, hotplug.Request) (hotplug.Attachment, error) {
+				return hotplug.Attachment{}, failed
+			}})
 			_, err := admin.NewClient(socket).Attach(t.Context(), request)
 			if !errors.Is(err, sentinel) || err.Error() != failed.Error() {
 				t.Errorf("got %v; want %v", err, failed)
 			}
-			if !strings.Contains(log(), "Admin call failed") {
-				t.Errorf("the log has no failure:\n%s", log())
+			if !strings.Contains(log(), "Admin call refused") || strings.Contains(log(), "ERROR") {
+				t.Errorf("the log has no refusal, or an error:\n%s", log())
 			}
 		})
 	}
@@ -168,7 +177,7 @@ func TestErrors(t *testing.T) {
 
 func TestOtherErrors(t *testing.T) {
 	socket, log := serve(t, attachments{
-		attach: func(hotplug.Request) (hotplug.Attachment, error) {
+		attach: func(context.Context, hotplug.Request) (hotplug.Attachment, error) {
 			return hotplug.Attachment{}, errors.New("input/output error")
 		},
 		list: func() ([]hotplug.Attachment, error) { panic("a fault") },
@@ -180,11 +189,15 @@ func TestOtherErrors(t *testing.T) {
 	if _, err := client.List(t.Context()); err == nil || !strings.Contains(err.Error(), "the plugin has a fault") {
 		t.Errorf("got %v", err)
 	}
-	if !strings.Contains(log(), "a fault") {
-		t.Errorf("the log does not tell of the fault:\n%s", log())
+	for _, words := range []string{"a fault", "admin_test.go", `Admin call failed err="input/output error" method="Attach" code="Internal"`} {
+		if !strings.Contains(log(), words) {
+			t.Errorf("the log lacks %q:\n%s", words, log())
+		}
 	}
-	if _, err := client.Detach(t.Context(), ""); !errors.Is(err, volume.ErrInvalid) {
-		t.Errorf("got %v", err)
+	for _, id := range []string{"", ".", ".."} {
+		if _, err := client.Detach(t.Context(), id); !errors.Is(err, volume.ErrInvalid) {
+			t.Errorf("%q: got %v", id, err)
+		}
 	}
 }
 
@@ -192,7 +205,7 @@ func TestOtherErrors(t *testing.T) {
 func TestHeld(t *testing.T) {
 	held := attached
 	held.State, held.Holders = hotplug.Held, []hotplug.Holder{{PID: 7, Command: "postgres"}}
-	socket, _ := serve(t, attachments{detach: func(string) (hotplug.Attachment, error) {
+	socket, _ := serve(t, attachments{detach: func(context.Context, string) (hotplug.Attachment, error) {
 		return held, fmt.Errorf("%w: open in process 7", volume.ErrInUse)
 	}})
 	got, err := admin.NewClient(socket).Detach(t.Context(), "abc")
@@ -204,7 +217,7 @@ func TestHeld(t *testing.T) {
 
 // A request is what it says, or an error that names what is wrong.
 func TestBadRequests(t *testing.T) {
-	socket, _ := serve(t, attachments{attach: func(hotplug.Request) (hotplug.Attachment, error) {
+	socket, _ := serve(t, attachments{attach: func(context.Context, hotplug.Request) (hotplug.Attachment, error) {
 		t.Error("a bad request was carried out")
 		return hotplug.Attachment{}, nil
 	}})
@@ -219,6 +232,9 @@ func TestBadRequests(t *testing.T) {
 		"too much":      {http.MethodPost, "/v1/attachments", `{"device": "` + strings.Repeat("x", 80<<10) + `"}`, "too large"},
 		"no such path":  {http.MethodGet, "/v2/attachments", "", "404"},
 		"wrong method":  {http.MethodPut, "/v1/attachments", "{}", "Method Not Allowed"},
+		"other query":   {http.MethodPost, "/v1/attachments?dryrun", "{}", "the query is \\\"dryrun\\\"; expected dryRun, or none"},
+		"no dry run":    {http.MethodPost, "/v1/attachments?dryRun=false", "{}", "expected dryRun, or none"},
+		"two queries":   {http.MethodPost, "/v1/attachments?dryRun&x", "{}", "expected dryRun, or none"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r, err := http.NewRequestWithContext(t.Context(), test.method, "http://plugin"+test.path, strings.NewReader(test.body))
@@ -236,9 +252,20 @@ func TestBadRequests(t *testing.T) {
 }
 
 func TestUnreachable(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "admin.sock")
-	if _, err := admin.NewClient(path).List(t.Context()); !errors.Is(err, admin.ErrUnreachable) || !strings.Contains(err.Error(), path) {
-		t.Errorf("got %v", err)
+	folder := t.TempDir()
+	for name, path := range map[string]string{
+		"no socket":     folder + "/admin.sock",
+		"stale socket":  leaveSocket(t, folder),
+		"no folder":     folder + "/no/admin.sock",
+		"too long":      "/" + strings.Repeat("x", 200),
+		"not a socket":  "/dev/null",
+		"no path":       "",
+		"a folder only": folder,
+	} {
+		_, err := admin.NewClient(path).List(t.Context())
+		if !errors.Is(err, admin.ErrUnreachable) || !errors.Is(err, volume.ErrPrecondition) || !strings.Contains(err.Error(), "no plugin answers on "+path) {
+			t.Errorf("%s: got %v", name, err)
+		}
 	}
 	socket, _ := serve(t, attachments{list: func() ([]hotplug.Attachment, error) { return nil, nil }})
 	ctx, cancel := context.WithCancel(t.Context())
@@ -253,4 +280,85 @@ func TestServeTakesNothingAway(t *testing.T) {
 	if err := admin.Serve(t.Context(), socket, attachments{}); !errors.Is(err, volume.ErrPrecondition) {
 		t.Errorf("a second one ended with %v", err)
 	}
+}
+
+// leaveSocket makes a socket that nobody listens on any more.
+func leaveSocket(t *testing.T, folder string) string {
+	t.Helper()
+	path := filepath.Join(folder, "stale.sock")
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: path})
+	must(t, err)
+	listener.SetUnlinkOnClose(false) // As when its process is killed.
+	must(t, listener.Close())
+	return path
+}
+
+// The call of a client that has gone is told so, and can undo what it has begun.
+func TestClientGoesAway(t *testing.T) {
+	begun, ended := make(chan bool), make(chan error)
+	work := func(ctx context.Context) error {
+		begun <- true
+		<-ctx.Done()
+		ended <- ctx.Err()
+		return ctx.Err()
+	}
+	socket, _ := serve(t, attachments{
+		attach: func(ctx context.Context, _ hotplug.Request) (hotplug.Attachment, error) {
+			return attached, work(ctx)
+		},
+		detach: func(ctx context.Context, _ string) (hotplug.Attachment, error) { return attached, work(ctx) },
+	})
+	client := admin.NewClient(socket)
+	for name, call := range map[string]func(context.Context) error{
+		"attach": func(ctx context.Context) error { _, err := client.Attach(ctx, request); return err },
+		"detach": func(ctx context.Context) error { _, err := client.Detach(ctx, "abc"); return err },
+	} {
+		ctx, leave := context.WithCancel(t.Context())
+		answered := make(chan error)
+		go func() { answered <- call(ctx) }()
+		<-begun
+		leave()
+		if err := <-ended; !errors.Is(err, context.Canceled) {
+			t.Errorf("%s: the call's context ended with %v", name, err)
+		}
+		if err := <-answered; !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "may have been done") {
+			t.Errorf("%s: the client got %v", name, err)
+		}
+	}
+}
+
+// A plugin that is stopped answers the calls that run.
+func TestStop(t *testing.T) {
+	begun, finish := make(chan bool), make(chan bool)
+	folder, err := os.MkdirTemp("", "rb")
+	must(t, err)
+	defer os.RemoveAll(folder)
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	path := filepath.Join(folder, "admin.sock")
+	go func() {
+		ended <- admin.Serve(ctx, path, attachments{attach: func(ctx context.Context, _ hotplug.Request) (hotplug.Attachment, error) {
+			begun <- true
+			<-finish
+			return attached, ctx.Err()
+		}})
+	}()
+	waitFor(t, path)
+	answered := make(chan error)
+	go func() {
+		_, err := admin.NewClient(path).Attach(t.Context(), request)
+		answered <- err
+	}()
+	<-begun
+	stop()
+	for { // It takes no more calls.
+		if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+	}
+	finish <- true
+	if err := <-answered; err != nil {
+		t.Errorf("a call that ran was answered with %v", err)
+	}
+	must(t, <-ended)
 }

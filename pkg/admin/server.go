@@ -5,11 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"runtime/debug"
 	"time"
 
+	"github.com/go-logr/logr"
 	"k8s.io/klog/v2"
 
 	"github.com/rawblock-csi/rawblock-csi/pkg/hotplug"
@@ -47,10 +49,11 @@ const (
 )
 
 // Serve serves on a socket at the path until ctx ends, then lets running calls end,
-// and returns nil. The logger of ctx is that of all calls.
+// and returns nil. The context of a call ends when its client goes away. The logger
+// of ctx is that of all calls.
 //
 // Errors: volume.ErrPrecondition where another process has the socket, or something
-// else is at the path.
+// else is at the path; volume.ErrInvalid where the path is too long.
 func Serve(ctx context.Context, path string, attachments attachments) error {
 	listener, err := socket.Listen(ctx, path)
 	if err != nil {
@@ -60,6 +63,7 @@ func Serve(ctx context.Context, path string, attachments attachments) error {
 	server := &http.Server{
 		Handler:           newHandler(attachments),
 		ReadHeaderTimeout: headerTimeout,
+		ErrorLog:          slog.NewLogLogger(logr.ToSlogHandler(logger), slog.LevelError),
 		// Calls outlast ctx: those that run are let end.
 		BaseContext: func(net.Listener) context.Context {
 			return klog.NewContext(context.WithoutCancel(ctx), logger)
@@ -69,7 +73,12 @@ func Serve(ctx context.Context, path string, attachments attachments) error {
 	stop := context.AfterFunc(ctx, func() {
 		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
 		defer cancel()
-		stopped <- server.Shutdown(drain)
+		err := server.Shutdown(drain)
+		if err != nil {
+			// What a call has begun is undone by it once its client has gone.
+			err = errors.Join(err, server.Close())
+		}
+		stopped <- err
 	})
 	logger.Info("Serving the administrator", "socket", path)
 	err = server.Serve(listener)
@@ -95,11 +104,15 @@ func newHandler(attachments attachments) http.Handler {
 		return list, err
 	}))
 	mux.Handle("POST "+attachmentsPath, handle("Attach", func(r *http.Request) (any, error) {
+		plan, err := isDryRun(r.URL.RawQuery)
+		if err != nil {
+			return nil, err
+		}
 		request, err := readRequest(r)
 		if err != nil {
 			return nil, err
 		}
-		if r.URL.Query().Has(dryRun) {
+		if plan {
 			return attachments.Plan(r.Context(), request)
 		}
 		return attachments.Attach(r.Context(), request)
@@ -108,6 +121,18 @@ func newHandler(attachments attachments) http.Handler {
 		return attachments.Detach(r.Context(), r.PathValue("id"))
 	}))
 	return mux
+}
+
+// isDryRun reads the query of a request to attach. One that is misspelt must not
+// attach in earnest. Errors: volume.ErrInvalid.
+func isDryRun(query string) (bool, error) {
+	switch query {
+	case "":
+		return false, nil
+	case dryRun, dryRun + "=true":
+		return true, nil
+	}
+	return false, fmt.Errorf("%w: the query is %q; expected %s, or none", volume.ErrInvalid, query, dryRun)
 }
 
 func readRequest(r *http.Request) (hotplug.Request, error) {
@@ -129,24 +154,35 @@ func handle(name string, action action) http.Handler {
 		start := time.Now()
 		logger := klog.FromContext(r.Context()).WithValues("method", name)
 		answer, err := recovering(r.WithContext(klog.NewContext(r.Context(), logger)), action) //nolint:contextcheck // The request has it.
-		status := http.StatusOK
+		status, code := http.StatusOK, "OK"
 		if err != nil {
 			var failed failure
 			failed, status = newFailure(err)
 			if attachment, ok := answer.(hotplug.Attachment); ok && attachment.ID != "" {
 				failed.Attachment = &attachment
 			}
-			answer = failed
-			logger.Error(err, "Admin call failed", "reason", failed.Reason, "duration", time.Since(start))
-		} else {
-			logger.V(int(levelCall)).Info("Admin call done", "duration", time.Since(start))
+			answer, code = failed, failed.Reason
 		}
+		logCall(logger, code, err, time.Since(start))
 		w.Header().Set("Content-Type", "application/json")
 		w.WriteHeader(status)
 		if err := json.NewEncoder(w).Encode(answer); err != nil {
-			logger.Error(err, "Cannot answer")
+			logger.V(int(levelCall)).Info("The client went away before the answer", "err", err)
 		}
 	})
+}
+
+// logCall logs what became of a call. A refusal is an answer like another: who waits
+// until a device is released gets it again and again.
+func logCall(logger klog.Logger, code string, err error, took time.Duration) {
+	switch {
+	case err == nil:
+		logger.V(int(levelCall)).Info("Admin call done", "code", code, "duration", took)
+	case code == internal:
+		logger.Error(err, "Admin call failed", "code", code, "duration", took)
+	default:
+		logger.V(int(levelCall)).Info("Admin call refused", "code", code, "duration", took, "err", err)
+	}
 }
 
 // recovering keeps a fault in one call from ending the plugin.

@@ -187,10 +187,14 @@ func (m *Manager) forget(ctx context.Context, one *record) error {
 		}
 		crashpoint.Here("claim given up")
 	}
-	if one.State != Pending {
-		klog.FromContext(ctx).Info("Attachment", "attachment", one.ID, "state", "Detached", "device", one.Number, "target", one.Target.String(), "path", one.Path)
+	if err := m.records.remove(one.ID); err != nil {
+		return err
 	}
-	return m.records.remove(one.ID)
+	if one.State != Pending {
+		klog.FromContext(ctx).Info("Attachment", "attachment", one.ID, "state", Detached, "device", one.Number, "target", one.Target.String(), "path", one.Path)
+	}
+	one.State, one.Reason, one.Holders = Detached, "", nil
+	return nil
 }
 
 // checkUnheld returns an error where processes have the device open through the

@@ -87,6 +87,8 @@ const (
 	Lost State = "Lost"
 	// Refused: cannot be made as it is wanted; Reason says why.
 	Refused State = "Refused"
+	// Detached: is no more, and nothing is recorded of it.
+	Detached State = "Detached"
 )
 
 // Attachment is a device in a running container.

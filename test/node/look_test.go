@@ -2,6 +2,7 @@ package node
 
 import (
 	"os"
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -32,12 +33,14 @@ func wantAbsent(t *testing.T, path string) {
 	}
 }
 
-func wantEmpty(t *testing.T, folder string) {
+func wantEmpty(t *testing.T, folder string, except ...string) {
 	t.Helper()
 	entries, err := os.ReadDir(folder)
 	rig.Must(t, err)
 	for _, entry := range entries {
-		t.Errorf("left in %s: %s", folder, entry.Name())
+		if !slices.Contains(except, entry.Name()) {
+			t.Errorf("left in %s: %s", folder, entry.Name())
+		}
 	}
 }
 
