@@ -73,7 +73,7 @@ func (c *Cgroup) open(owner, root string, paths []string, make func(ledger) fold
 		if err != nil {
 			return fmt.Errorf("open the cgroup of the container: %w", err)
 		}
-		c.folders = append(c.folders, make(ledger{file, owner}))
+		c.folders = append(c.folders, make(ledger{file, path, owner}))
 	}
 	return nil
 }
@@ -120,7 +120,7 @@ func (c *Cgroup) Allows(number linux.DeviceNumber, access Access) (bool, error) 
 
 // Allow lets the container open the block device, and sees that it can. It adds
 // only what is missing, nothing where nothing is, and may be repeated. Where it
-// fails, it has added nothing.
+// fails, nothing is granted of the device any more.
 //
 // Errors: volume.ErrPrecondition where a cgroup above the container's does not
 // allow it, or the container's programs cannot be extended.
@@ -204,7 +204,7 @@ func Granted(hierarchies Hierarchies) ([]*Cgroup, error) {
 				return err
 			}
 			cgroup := &Cgroup{}
-			if err := cgroup.open(hierarchies.Owner, path, []string{"."}, make); err != nil && !errors.Is(err, volume.ErrNotFound) {
+			if err := cgroup.open(hierarchies.Owner, root, []string{strings.TrimPrefix(path, root)}, make); err != nil && !errors.Is(err, volume.ErrNotFound) {
 				return err
 			}
 			found = append(found, cgroup)

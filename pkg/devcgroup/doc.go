@@ -13,4 +13,14 @@
 // which the kernel keeps for as long as the cgroup is there: so it is known what is
 // ours, whatever else was lost. Cgroups above the container's are never touched,
 // since they are others' too.
+//
+// The cgroup of a unit of systemd is made by what the unit says, again and again: the
+// unit is told as well (DeviceAllow=, until the machine is restarted), and what it
+// said before is written down. A program of systemd's is never changed behind its back.
+//
+// What is not seen. In cgroup v1, a cgroup that allows everything but some devices
+// says that it allows everything (devcgroup_seq_show in the kernel's
+// security/device_cgroup.c), and systemd is not told. In cgroup v2, programs are
+// extended on amd64 and arm64 only, and not those that call functions, use maps, or
+// were attached by a link.
 package devcgroup

@@ -30,13 +30,19 @@ const (
 	loadImmediate64 = 0x18
 )
 
+// hiddenRegister is BPF_REG_AX of linux/filter.h. The kernel uses it where it
+// hides the constants of programs (net.core.bpf_jit_harden), and lets nobody else.
+const hiddenRegister = 11
+
 // argAddress is the address that the argument of the program has here. No program
 // can know where it really is.
 const argAddress = 1 << 40
 
 // machine runs a device program on an argument, as the kernel does.
 type machine struct {
-	registers [11]uint64
+	// registers are those of a program, and the one that the kernel keeps for itself
+	// (hiddenRegister).
+	registers [hiddenRegister + 1]uint64
 	argument  [argSize]byte
 }
 
@@ -54,7 +60,7 @@ func decide(program []linux.Instruction, number linux.DeviceNumber, access Acces
 		if at < 0 || at >= len(program) {
 			return false, fmt.Errorf("%w: it leaves its %d instructions", errUnknown, len(program))
 		}
-		instruction := program[at]
+		instruction := program[at] //nolint:gosec // It is one of them.
 		if instruction.Code == opExit {
 			// The lowest bit counts (bpf_prog_run_array_cg in kernel/bpf/cgroup.c).
 			return m.registers[0]&1 != 0, nil
@@ -79,8 +85,11 @@ func (m *machine) step(program []linux.Instruction, at int) (jump int, err error
 	if instruction.Code&fromSource != 0 {
 		operand = m.registers[from]
 	}
-	value := m.registers[to]
-	switch instruction.Code & classMask {
+	value, class := m.registers[to], instruction.Code&classMask
+	if instruction.Offset != 0 && (class == classALU64 || class == classALU32) {
+		return 0, errors.New("it calculates with signs")
+	}
+	switch class {
 	case classALU64:
 		m.registers[to], err = calculate(instruction.Code&0xf0, value, operand, 64)
 	case classALU32:
@@ -107,7 +116,7 @@ func (m *machine) step(program []linux.Instruction, at int) (jump int, err error
 // load reads the argument: 4, 2, 1 or 8 bytes.
 func (m *machine) load(code uint8, address uint64) (uint64, error) {
 	const mode, memory = 0xe0, 0x60
-	size := map[uint8]uint64{0x00: 4, 0x08: 2, 0x10: 1, 0x18: 8}[code&0x18]
+	size := [...]uint64{4, 2, 1, 8}[code&0x18>>3]
 	offset := address - argAddress
 	if code&mode != memory || offset > argSize || offset+size > argSize {
 		return 0, errors.New("it reads memory other than its argument")
@@ -167,22 +176,38 @@ func calculate(operation uint8, a, b uint64, width int) (uint64, error) {
 // compare returns how far a jump goes.
 func compare(instruction linux.Instruction, a, b uint64) (int, error) {
 	signedA, signedB := int64(a), int64(b) //nolint:gosec // By their signs.
-	conditions := map[uint8]bool{
-		0x00: true,
-		0x10: a == b,
-		0x20: a > b,
-		0x30: a >= b,
-		0x40: a&b != 0,
-		0x50: a != b,
-		0x60: signedA > signedB,
-		0x70: signedA >= signedB,
-		0xa0: a < b,
-		0xb0: a <= b,
-		0xc0: signedA < signedB,
-		0xd0: signedA <= signedB,
-	}
-	holds, known := conditions[instruction.Code&0xf0]
-	if !known || instruction.Code&0xf0 == 0 && instruction.Code&classMask == classJump32 {
+	var holds bool
+	switch instruction.Code & 0xf0 {
+	case 0x00:
+		if instruction.Code&classMask == classJump32 {
+			return 0, errors.New("a long jump")
+		}
+		holds = true
+	case 0x10:
+		holds = a == b
+	case 0x20:
+		holds = a > b
+	case 0x30:
+		holds = a >= b
+	case 0x40:
+		holds = a&b != 0
+	case 0x50:
+		holds = a != b
+	case 0x60:
+		holds = signedA > signedB
+	case 0x70:
+		holds = signedA >= signedB
+	case 0x80:
+		return 0, errors.New("it calls a function")
+	case 0xa0:
+		holds = a < b
+	case 0xb0:
+		holds = a <= b
+	case 0xc0:
+		holds = signedA < signedB
+	case 0xd0:
+		holds = signedA <= signedB
+	default:
 		return 0, fmt.Errorf("jump %#x", instruction.Code)
 	}
 	if holds {

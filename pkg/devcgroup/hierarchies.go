@@ -57,7 +57,7 @@ func parsePaths(text string) (paths, error) {
 	var found paths
 	for line := range strings.Lines(text) {
 		fields := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3)
-		if len(fields) != 3 {
+		if len(fields) != 3 || !strings.HasPrefix(fields[2], "/") {
 			return paths{}, fmt.Errorf("malformed line %q", line)
 		}
 		switch {
@@ -68,7 +68,7 @@ func parsePaths(text string) (paths, error) {
 		}
 	}
 	for _, path := range []string{found.devices, found.unified} {
-		if strings.HasPrefix(path, "/..") {
+		if strings.HasPrefix(path+"/", "/../") {
 			return paths{}, fmt.Errorf("%w: the cgroup %s is out of the plugin's sight, which has a cgroup namespace of its own; run it privileged, in the host's", volume.ErrPrecondition, path)
 		}
 	}

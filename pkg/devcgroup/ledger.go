@@ -22,6 +22,8 @@ type Grant struct {
 // folder for each device, with the access and who granted it.
 type ledger struct {
 	file *os.File
+	// path is where it is in its hierarchy, such as /system.slice/a.scope.
+	path string
 	// owner is whose grants count.
 	owner string
 }
@@ -53,22 +55,66 @@ func (l ledger) read(number linux.DeviceNumber) (Access, error) {
 	return access, nil
 }
 
-// add writes down what is about to be granted, beside what was before.
-func (l ledger) add(number linux.DeviceNumber, access Access) error {
+// add writes down what is about to be granted, beside what was before, and returns
+// both together.
+func (l ledger) add(number linux.DeviceNumber, access Access) (Access, error) {
 	before, err := l.read(number)
-	if err != nil || before|access == before {
-		return err
+	all := before | access
+	if err != nil || all == before {
+		return all, err
 	}
-	if err := linux.SetAttribute(l.file, attribute(number), (before|access).String()+" "+l.owner); err != nil {
-		return fmt.Errorf("write down what is granted: %w", err)
+	if err := linux.SetAttribute(l.file, attribute(number), all.String()+" "+l.owner); err != nil {
+		return 0, fmt.Errorf("write down what is granted: %w", err)
 	}
-	return nil
+	return all, nil
 }
 
 // remove forgets what was granted of the device.
 func (l ledger) remove(number linux.DeviceNumber) error {
 	if err := linux.RemoveAttribute(l.file, attribute(number)); err != nil && !isGone(err) {
 		return fmt.Errorf("forget what was granted: %w", err)
+	}
+	return nil
+}
+
+// unitPrefix is what the names of the attributes begin with that say what the unit
+// of the cgroup allowed of a device before it was told to allow more.
+const unitPrefix = "trusted.rawblock-unit."
+
+func unitAttribute(number linux.DeviceNumber) string { return unitPrefix + number.String() }
+
+// ofUnit returns what the unit allowed of the device, if it was told to allow more.
+func (l ledger) ofUnit(number linux.DeviceNumber) (own Access, told bool, err error) {
+	text, told, err := linux.Attribute(l.file, unitAttribute(number))
+	if isGone(err) || err == nil && !told {
+		return 0, false, nil
+	}
+	if err == nil {
+		own, err = ParseAccess(text)
+	}
+	if err != nil {
+		return 0, false, fmt.Errorf("read what the unit of %s allowed: %w", l.file.Name(), err)
+	}
+	return own, true, nil
+}
+
+// setUnit writes down what the unit allows of the device before it is told to allow
+// more. The first time counts.
+func (l ledger) setUnit(number linux.DeviceNumber, own Access) error {
+	_, told, err := l.ofUnit(number)
+	if err != nil || told {
+		return err
+	}
+	if err := linux.SetAttribute(l.file, unitAttribute(number), own.String()); err != nil {
+		return fmt.Errorf("write down what the unit allows: %w", err)
+	}
+	return nil
+}
+
+// removeUnit forgets what the unit allowed.
+func (l ledger) removeUnit(number linux.DeviceNumber) error {
+	if err := linux.RemoveAttribute(l.file, unitAttribute(number)); err != nil && !isGone(err) {
+		return fmt.Errorf("forget what the unit allowed: %w", err)
 	}
 	return nil
 }

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"runtime"
 	"strings"
+	"syscall"
 
 	"k8s.io/klog/v2"
 
@@ -48,100 +50,151 @@ func (p programs) allows(number linux.DeviceNumber, access Access) (bool, error)
 }
 
 func (p programs) allow(ctx context.Context, number linux.DeviceNumber, access Access) error {
-	if err := p.add(number, access); err != nil {
+	access, err := p.add(number, access)
+	if err != nil {
 		return err
 	}
-	return p.change(ctx, number, access)
+	if err := p.allowInUnit(ctx, number, access); err != nil {
+		return err
+	}
+	return p.change(number, access)
 }
 
 func (p programs) revoke(ctx context.Context, number linux.DeviceNumber, _ Access) error {
-	return p.change(ctx, number, 0)
+	if err := restoreUnit(ctx, p.ledger, number); err != nil {
+		return err
+	}
+	return p.change(number, 0)
 }
 
-// systemdProgram is what systemd calls its device programs; it replaces them as it
-// likes, by what its units say (src/core/bpf-devices.c in systemd).
-const systemdProgram = "sd_devices"
+// isOfSystemd reports whether a program is one that systemd makes, by what its units
+// say, and replaces as it likes (src/core/bpf-devices.c in systemd). Changed behind
+// its back, the grant is lost with the next one, and the changed program stays
+// attached forever, since systemd detaches only what it knows.
+func isOfSystemd(program *linux.Program) bool { return strings.HasPrefix(program.Name, "sd_devices") }
 
-// change has each program of the cgroup let the device pass for the access, 0 for
-// as much as it did by itself.
-func (p programs) change(ctx context.Context, number linux.DeviceNumber, access Access) error {
-	ids, flags, err := linux.DeviceProgramIDs(p.file, false)
-	if err != nil {
-		return fmt.Errorf("find the device programs of the container: %w", err)
+// allowInUnit has systemd let the device pass where the cgroup is a unit's. There need
+// not be a program of its now: runc puts its own in the place of it, and systemd makes
+// another when it is reloaded.
+func (p programs) allowInUnit(ctx context.Context, number linux.DeviceNumber, access Access) error {
+	unit, err := openUnit(ctx, p.path)
+	if unit != nil {
+		defer unit.conn.Close()
+		return unit.widen(ctx, p.ledger, number, access)
 	}
-	for _, id := range ids {
-		if err := p.changeProgram(ctx, id, flags, number, access); err != nil {
-			return err
+	var refusing *linux.Program
+	if eachErr := p.each(func(program *linux.Program, _ linux.AttachFlags) error {
+		if isOfSystemd(program) && !allows(program.Instructions, number, access) {
+			refusing = program
 		}
+		return nil
+	}); eachErr != nil {
+		return eachErr
 	}
-	return nil
+	if refusing == nil {
+		if err != nil {
+			klog.FromContext(ctx).Info("What is granted is lost when systemd is reloaded", "cgroup", p.file.Name(), "reason", err.Error())
+		}
+		return nil
+	}
+	if err == nil {
+		err = fmt.Errorf("%w: it was made by a systemd that does not run this machine", volume.ErrPrecondition)
+	}
+	return fmt.Errorf("change device program %d (%s) of %s: %w", refusing.ID, refusing.Name, p.file.Name(), err)
 }
 
-// attempts is how often a program may be replaced by somebody else while it is
-// being changed here.
+// change has each program of the cgroup that is not systemd's let the device pass for
+// the access, 0 for as much as it did by itself.
+func (p programs) change(number linux.DeviceNumber, access Access) error {
+	return p.each(func(old *linux.Program, flags linux.AttachFlags) error {
+		own, had := without(old.Instructions, number)
+		switch {
+		case access == 0 && !had, access != 0 && (isOfSystemd(old) || allows(old.Instructions, number, access)):
+			return nil
+		case access == 0:
+			return p.replace(old, own, flags)
+		default:
+			return p.replace(old, append(newBlock(number, access), own...), flags)
+		}
+	})
+}
+
+// attempts is how often programs may be replaced by somebody else while they are
+// being looked at here.
 const attempts = 10
 
-func (p programs) changeProgram(ctx context.Context, id uint32, flags linux.AttachFlags, number linux.DeviceNumber, access Access) error {
+// each calls do for each program of the cgroup, and for all anew where one is not
+// attached any more (fs.ErrNotExist).
+func (p programs) each(do func(*linux.Program, linux.AttachFlags) error) error {
 	for range attempts {
-		old, err := linux.OpenProgram(id)
-		if errors.Is(err, fs.ErrNotExist) {
-			return p.change(ctx, number, access) // It was replaced; see by what.
-		}
+		ids, flags, err := linux.DeviceProgramIDs(p.file, false)
 		if err != nil {
-			return fmt.Errorf("open device program %d of the container: %w", id, err)
+			return fmt.Errorf("find the device programs of the container: %w", err)
 		}
-		err = p.replace(ctx, old, flags, number, access)
-		old.Close()
+		for _, id := range ids {
+			if err = p.doWith(id, flags, do); err != nil {
+				break
+			}
+		}
 		if !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}
-	return fmt.Errorf("%w: device program %d of %s is being replaced again and again", volume.ErrAborted, id, p.file.Name())
+	return fmt.Errorf("%w: the device programs of %s are being replaced again and again, or are attached by a link, which only its owner can change", volume.ErrAborted, p.file.Name())
 }
 
-// replace attaches a program in place of the old one that is the same but for the
-// grant.
-func (p programs) replace(ctx context.Context, old *linux.Program, flags linux.AttachFlags, number linux.DeviceNumber, access Access) error {
-	if strings.HasPrefix(old.Name, systemdProgram) {
-		done, err := allowInUnit(ctx, p.file.Name(), number, access)
-		if done || err != nil {
-			return err
-		}
-		klog.FromContext(ctx).Info("systemd decides on the container's devices and cannot be reached; changing its program until it makes another",
-			"cgroup", p.file.Name())
+func (p programs) doWith(id uint32, flags linux.AttachFlags, do func(*linux.Program, linux.AttachFlags) error) error {
+	program, err := linux.OpenProgram(id)
+	if err != nil {
+		return fmt.Errorf("open device program %d of the container: %w", id, err)
 	}
-	rest, had := without(old.Instructions, number)
-	if access == 0 && !had {
-		return nil
+	defer program.Close()
+	if err := do(program, flags); err != nil {
+		return fmt.Errorf("change device program %d (%s) of %s: %w", id, program.Name, p.file.Name(), err)
 	}
-	if access != 0 {
-		if allowed, err := decide(old.Instructions, number, access); err == nil && allowed {
-			return nil
-		}
-		rest = append(newBlock(number, access), rest...)
-	}
+	return nil
+}
+
+// allows reports whether a program is known to let the device pass.
+func allows(program []linux.Instruction, number linux.DeviceNumber, access Access) bool {
+	allowed, err := decide(program, number, access)
+	return err == nil && allowed
+}
+
+// replace attaches a program in place of the old one that is the same but for its
+// instructions.
+func (p programs) replace(old *linux.Program, instructions []linux.Instruction, flags linux.AttachFlags) error {
 	if err := checkLoadable(old); err != nil {
 		return err
 	}
-	changed, err := linux.LoadDeviceProgram(old.Name, old.GPL, rest)
+	changed, err := linux.LoadDeviceProgram(old.Name, old.GPL, instructions)
+	if errors.Is(err, syscall.EACCES) || errors.Is(err, syscall.EINVAL) {
+		return fmt.Errorf("%w: the kernel does not take it again as it shows it, so only its loader can let the device pass: %w", volume.ErrPrecondition, err)
+	}
 	if err != nil {
-		return fmt.Errorf("change device program %d (%s) of %s: %w", old.ID, old.Name, p.file.Name(), err)
+		return err
 	}
 	defer changed.Close()
-	if err := linux.AttachDeviceProgram(p.file, changed, old, flags); err != nil {
-		return fmt.Errorf("change device program %d (%s) of %s: %w", old.ID, old.Name, p.file.Name(), err)
-	}
-	return nil
+	return linux.AttachDeviceProgram(p.file, changed, old, flags)
 }
 
 // checkLoadable returns an error for a program that cannot be loaded again from
 // what the kernel shows of it: calls and maps are shown as what they were turned
 // into (bpf_insn_prepare_dump in kernel/bpf/syscall.c).
 func checkLoadable(program *linux.Program) error {
+	// Elsewhere, blocks have another form (big-endian), or programs are shown with
+	// instructions that the processor needs and no program may have
+	// (bpf_jit_needs_zext in arch/*/net).
+	if runtime.GOARCH != "amd64" && runtime.GOARCH != "arm64" {
+		return fmt.Errorf("%w: device programs are extended on amd64 and arm64 only, and this machine is %s", volume.ErrPrecondition, runtime.GOARCH)
+	}
 	const call = 0x85 // JMP | CALL
 	for _, instruction := range program.Instructions {
 		if instruction.Code == call || program.Maps > 0 {
-			return fmt.Errorf("%w: device program %d (%s) of the container calls functions or uses maps, so it cannot be extended; only its loader can let the device pass", volume.ErrPrecondition, program.ID, program.Name)
+			return fmt.Errorf("%w: the program calls functions or uses maps, so it cannot be extended; only its loader can let the device pass", volume.ErrPrecondition)
+		}
+		if instruction.Registers&0xf == hiddenRegister {
+			return fmt.Errorf("%w: the kernel hides the constants of the program, so it cannot be extended; set net.core.bpf_jit_harden to 1 or 0, and restart the container", volume.ErrPrecondition)
 		}
 	}
 	return nil

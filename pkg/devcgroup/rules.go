@@ -118,7 +118,7 @@ func (r rules) allow(_ context.Context, number linux.DeviceNumber, access Access
 			access &^= one.access
 		}
 	}
-	if err := r.add(number, access); err != nil {
+	if _, err := r.add(number, access); err != nil {
 		return err
 	}
 	err = linux.WriteFileAt(r.file, "devices.allow", line(number, access))

@@ -15,7 +15,7 @@ type Instruction struct {
 	// Code is the operation.
 	Code uint8
 	// Registers are the destination in the lower and the source in the upper four
-	// bits, on little-endian machines.
+	// bits; the other way round on big-endian machines.
 	Registers uint8
 	Offset    int16
 	Immediate int32
@@ -61,8 +61,9 @@ const AttachMulti AttachFlags = unix.BPF_F_ALLOW_MULTI
 func DeviceProgramIDs(cgroup Descriptor, effective bool) ([]uint32, AttachFlags, error) {
 	for count := uint32(16); ; {
 		ids := make([]uint32, count)
-		// The kernel writes the whole structure as it knows it, whatever size it is
-		// told (since 6.17): what follows the revision is room for that.
+		// Kernels from 6.17 on wrote the revision whatever size they were told, until
+		// that was mended in their later releases (__cgroup_bpf_query in
+		// kernel/bpf/cgroup.c). What follows is room for fields to come.
 		var attr struct {
 			target, attachType, queryFlags, attachFlags uint32
 			ids                                         uint64
@@ -177,7 +178,7 @@ func LoadDeviceProgram(name string, gpl bool, instructions []Instruction) (*Prog
 	}{
 		kind: unix.BPF_PROG_TYPE_CGROUP_DEVICE, attachType: unix.BPF_CGROUP_DEVICE,
 		count:        uint32(len(instructions)), //nolint:gosec // At most a million.
-		instructions: address(&instructions[0]), license: address(&license[0]),
+		instructions: address(unsafe.SliceData(instructions)), license: address(&license[0]),
 	}
 	copy(attr.name[:len(attr.name)-1], name)
 	fd, err := bpf(unix.BPF_PROG_LOAD, unsafe.Pointer(&attr), unsafe.Sizeof(attr))

@@ -60,9 +60,10 @@ func RemoveAttribute(file Descriptor, name string) error {
 	return nil
 }
 
-// Attribute returns an extended attribute of an open file.
+// Attribute returns an extended attribute of an open file. It fails with ERANGE
+// where that is longer than 1024 bytes.
 func Attribute(file Descriptor, name string) (value string, found bool, err error) {
-	buffer := make([]byte, 256)
+	buffer := make([]byte, 1024)
 	n, err := unix.Getxattr(descriptorPath(file), name, buffer)
 	if errors.Is(err, unix.ENODATA) {
 		return "", false, nil

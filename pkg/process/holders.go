@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -110,14 +111,48 @@ func (s *search) descriptors(pid int) ([]linux.FileID, error) {
 	var nodes []linux.FileID
 	for _, name := range names {
 		node, is, err := s.node(filepath.Join(folder, name))
+		if err == nil && is && !slices.Contains(nodes, node) {
+			if is, err = s.isOpen(pid, name); is {
+				nodes = append(nodes, node)
+			}
+		}
 		if err != nil {
 			return nil, wrap(pid, err)
 		}
-		if is && !slices.Contains(nodes, node) {
-			nodes = append(nodes, node)
-		}
 	}
 	return nodes, nil
+}
+
+// isOpen reports whether a descriptor of a node has the device open. One that only
+// names the node (O_PATH) has not: whoever opens the device by it is checked then.
+func (s *search) isOpen(pid int, descriptor string) (bool, error) {
+	text, err := os.ReadFile(s.table.path(pid, "fdinfo/"+descriptor))
+	if hasEnded(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	flags, err := parseFlags(string(text))
+	return flags&pathOnly == 0, err
+}
+
+// pathOnly is O_PATH of asm-generic/fcntl.h.
+const pathOnly = 0o10000000
+
+// parseFlags reads how a file was opened from /proc/PID/fdinfo/FD
+// (proc_pid_fdinfo(5)).
+func parseFlags(text string) (uint64, error) {
+	for line := range strings.Lines(text) {
+		if value, ok := strings.CutPrefix(line, "flags:"); ok {
+			flags, err := strconv.ParseUint(strings.TrimSpace(value), 8, 64)
+			if err != nil {
+				return 0, fmt.Errorf("flags of a descriptor: %w", err)
+			}
+			return flags, nil
+		}
+	}
+	return 0, fmt.Errorf("malformed fdinfo %q", text)
 }
 
 // mappings returns the nodes of the device that the process has mapped.

@@ -126,8 +126,13 @@ func (t Table) ContainerOf(pid int) (string, error) {
 }
 
 // idForm is an ID as all runtimes below Kubernetes, Docker and podman make them,
-// as they stand in the name of a cgroup: alone, or as in cri-containerd-ID.scope.
-var idForm = regexp.MustCompile(`(?:^|[/-])([0-9a-f]{64})(?:\.scope)?(?:/|$)`)
+// as they stand in the name of a cgroup: alone, as in cri-containerd-ID.scope, or as
+// in POD.slice:cri-containerd:ID, where kubelet and the runtime disagree.
+var idForm = regexp.MustCompile(`^(.*[-:])?([0-9a-f]{64})(\.scope)?$`)
+
+// ofMonitor ends what stands before the ID in the cgroup of a process that watches the
+// container from outside: that of podman and CRI-O.
+const ofMonitor = "conmon-"
 
 // containerID finds the ID in /proc/PID/cgroup (cgroups(7)): that of the innermost
 // container.
@@ -138,8 +143,9 @@ func containerID(text string) string {
 			continue
 		}
 		for path := fields[2]; path != "/" && path != "." && path != ""; path = filepath.Dir(path) {
-			if found := idForm.FindStringSubmatch("/" + filepath.Base(path)); found != nil {
-				return found[1]
+			found := idForm.FindStringSubmatch(filepath.Base(path))
+			if found != nil && !strings.HasSuffix(found[1], ofMonitor) {
+				return found[2]
 			}
 		}
 	}

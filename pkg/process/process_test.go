@@ -10,43 +10,10 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-	"golang.org/x/sys/unix"
-
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
 	"github.com/rawblock-csi/rawblock-csi/test/oci"
 	"github.com/rawblock-csi/rawblock-csi/test/rig"
 )
-
-// asHolder has the test binary hold a device until its input ends: with a
-// descriptor, or only mapped.
-const asHolder = "RAWBLOCK_TEST_AS_HOLDER"
-
-func TestMain(m *testing.M) {
-	if how := os.Getenv(asHolder); how != "" {
-		hold(how, os.Args[1])
-		return
-	}
-	rig.Main(m)
-}
-
-func hold(how, path string) {
-	file, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil {
-		panic(err)
-	}
-	if how == "mapped" {
-		memory, err := unix.Mmap(int(file.Fd()), 0, 4096, unix.PROT_READ, unix.MAP_SHARED)
-		if err != nil {
-			panic(err)
-		}
-		defer unix.Munmap(memory)
-		file.Close()
-	}
-	fmt.Fprintln(os.Stdout, "ready")
-	os.Stdin.Read(make([]byte, 1))
-	file.Close()
-}
 
 const id1, id2 = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef", "0123456789abcdee0123456789abcdef0123456789abcdef0123456789abcdef"
 
@@ -69,6 +36,32 @@ func TestContainerID(t *testing.T) {
 		"0::/docker/" + id1 + "0\n":                                                   "",
 		"0::/docker/" + strings.ToUpper(id1) + "\n":                                   "",
 		"no cgroup at all":                                                            "",
+		// Docker, rootless too, and in itself; podman; nerdctl; ECS.
+		"0::/user.slice/user-1000.slice/user@1000.service/user.slice/docker-" + id1 + ".scope\n": id1,
+		"0::/docker/" + id1 + "/docker/" + id2 + "\n":                                            id2,
+		"0::/docker/" + id1 + "/init\n":                                                          id1,
+		"0::/system.slice/docker-" + id1 + ".scope/docker/" + id2 + "/init.scope\n":              id2,
+		"0::/libpod_parent/libpod-" + id1 + "\n":                                                 id1,
+		"0::/machine.slice/libpod-" + id1 + ".scope\n":                                           id1,
+		"0::/system.slice/web.service/libpod-payload-" + id1 + "\n":                              id1,
+		"0::/machine.slice/libpod-conmon-" + id1 + ".scope\n":                                    "",
+		"0::/docker/" + id2 + "/libpod-conmon-" + id1 + ".scope\n":                               id2,
+		"0::/system.slice/nerdctl-" + id1 + ".scope\n":                                           id1,
+		"4:memory:/ecs/0123/" + id1 + "\n":                                                       id1,
+		// Kubernetes: containerd, CRI-O, k3s, k3d, with either driver.
+		"0::/kubepods/besteffort/pod01234567-89ab-cdef-0123-456789abcdef/" + id1 + "\n":                                       id1,
+		"0::/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod0123_4.slice/cri-containerd-" + id1 + ".scope\n":   id1,
+		"0::/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod0123_4.slice/crio-" + id1 + ".scope\n":             id1,
+		"0::/kubepods.slice/kubepods-pod0123_4.slice/crio-conmon-" + id1 + ".scope\n":                                         "",
+		"0::/system.slice/containerd.service/kubepods-besteffort-pod0123_4.slice:cri-containerd:" + id1 + "\n":                id1,
+		"11:devices:/system.slice/k3s.service/kubepods-pod1.slice:cri-containerd:" + id1 + "\n0::/system.slice/k3s.service\n": id1,
+		"0::/docker/" + id1 + "/kubelet/kubepods/pod1/" + id2 + "\n":                                                          id2,
+		"0::/kubepods/pod1/" + id1 + "/system.slice/sshd.service\n":                                                           id1,
+		// Where it was removed, and a name that has an ID in it and is none.
+		"0::/docker/" + id1 + " (deleted)\n": "",
+		"0::/docker/a" + id1 + "\n":          "",
+		"0::/docker/" + id1 + ".slice\n":     "",
+		"0::/docker/" + id1 + "-init\n":      "",
 	} {
 		if got := containerID(text); got != want {
 			t.Errorf("%q: %q, want %q", text, got, want)
@@ -143,11 +136,15 @@ func FuzzParsers(f *testing.F) {
 	f.Add("42 (sleep) S 7 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4711 1000 100")
 	f.Add("0::/docker/" + id1)
 	f.Add("00400000-00452000 r-xp 00000000 08:02 173521 /usr/bin/dbus-daemon")
+	f.Add("pos:\t0\nflags:\t0100002\n")
+	f.Add("Uid:\t0\t0\t0\t0\n")
+	f.Add("0 200000 65536\n")
 	f.Fuzz(func(t *testing.T, text string) {
 		parseStat(text)
 		parseMapping(text)
 		parseOwner(text, "Uid:")
 		parseRoot(text)
+		parseFlags(text)
 		if id := containerID(text); id != "" && (len(id) != 64 || !strings.Contains(text, id)) {
 			t.Errorf("%q has the ID %q", text, id)
 		}
@@ -241,62 +238,5 @@ func TestRootOfUserNamespace(t *testing.T) {
 	uid, gid, foreign, err := New("/proc").Root(command.Process.Pid)
 	if err != nil || uid != 3000 || gid != 4000 || !foreign {
 		t.Errorf("root is %d:%d, foreign %t, %v", uid, gid, foreign, err)
-	}
-}
-
-// startHolder starts a process that holds a device.
-func startHolder(t *testing.T, how, path string) *exec.Cmd {
-	t.Helper()
-	command := exec.CommandContext(rig.Context(t), os.Args[0], path)
-	command.Env = append(os.Environ(), asHolder+"="+how)
-	_, err := command.StdinPipe()
-	rig.Must(t, err)
-	output, err := command.StdoutPipe()
-	rig.Must(t, err)
-	rig.Must(t, command.Start())
-	t.Cleanup(func() { command.Process.Kill(); command.Wait() })
-	if _, err := output.Read(make([]byte, 5)); err != nil {
-		t.Fatal(err)
-	}
-	return command
-}
-
-func TestHolders(t *testing.T) {
-	disk, other := rig.NewDisk(t, rig.MiB), rig.NewDisk(t, rig.MiB)
-	ctx, table := rig.Context(t), New("/proc")
-	node := filepath.Join(t.TempDir(), "node")
-	number := disk.Number()
-	rig.Must(t, unix.Mknod(node, unix.S_IFBLK|0o600, int(unix.Mkdev(number.Major, number.Minor))))
-	byDescriptor, byMapping := startHolder(t, "open", disk.Path), startHolder(t, "mapped", node)
-	startHolder(t, "open", other.Path)
-
-	want := map[int]string{byDescriptor.Process.Pid: disk.Path, byMapping.Process.Pid: node}
-	holders, err := table.Holders(ctx, number, 0)
-	rig.Must(t, err)
-	got := map[int]string{}
-	for _, holder := range holders {
-		if !strings.HasPrefix(os.Args[0], filepath.Dir(os.Args[0])+"/"+holder.Command) || holder.Container != "" {
-			t.Errorf("process %d is said to be %q in container %q", holder.PID, holder.Command, holder.Container)
-		}
-		for _, path := range []string{disk.Path, node} {
-			var st unix.Stat_t
-			rig.Must(t, unix.Stat(path, &st))
-			if len(holder.Nodes) == 1 && holder.Nodes[0].Inode == st.Ino {
-				got[holder.PID] = path
-			}
-		}
-	}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("holders: %s", diff)
-	}
-	if holders, err := table.Holders(ctx, number, byDescriptor.Process.Pid); err != nil || len(holders) != 1 || holders[0].PID != byMapping.Process.Pid {
-		t.Errorf("less one: %+v, %v", holders, err)
-	}
-	byMapping.Process.Kill()
-	byDescriptor.Process.Kill()
-	byMapping.Wait()
-	byDescriptor.Wait()
-	if holders, err := table.Holders(ctx, number, 0); err != nil || len(holders) > 0 {
-		t.Errorf("after their end: %+v, %v", holders, err)
 	}
 }

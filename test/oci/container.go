@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -14,7 +15,7 @@ import (
 
 // Config says what a container is made of.
 type Config struct {
-	// Folder is where its root filesystem, its config.json and the state of runc
+	// Folder is where its root filesystem, its config.json and the state of its runtime
 	// are kept: an empty folder, which the caller removes after Delete.
 	Folder string
 	// Prefix is what the container's name begins with.
@@ -40,6 +41,8 @@ type Config struct {
 	// CgroupV2 has it started where only cgroup v2 is mounted: its device cgroup
 	// is a BPF program then.
 	CgroupV2 bool
+	// Runtime is the program that runs it: "runc" if empty, or "crun".
+	Runtime string
 }
 
 // Dev is what the /dev of a container is.
@@ -67,15 +70,18 @@ type Container struct {
 	Rootfs string
 	folder string
 	v2     bool
+	// runtime is the program that runs it.
+	runtime string
 }
 
 // Start starts a container. It is the caller's to delete.
 func Start(ctx context.Context, config Config) (*Container, error) {
 	container := &Container{
-		Name:   config.Prefix + "-" + strings.ToLower(rand.Text()[:8]),
-		Rootfs: filepath.Join(config.Folder, "rootfs"),
-		folder: config.Folder,
-		v2:     config.CgroupV2,
+		Name:    config.Prefix + "-" + strings.ToLower(rand.Text()[:8]),
+		Rootfs:  filepath.Join(config.Folder, "rootfs"),
+		folder:  config.Folder,
+		v2:      config.CgroupV2,
+		runtime: cmp.Or(config.Runtime, "runc"),
 	}
 	if err := makeRootfs(container.Rootfs); err != nil {
 		return nil, fmt.Errorf("make a root filesystem: %w", err)
@@ -159,11 +165,11 @@ func (c *Container) PID(ctx context.Context) (int, error) {
 	return state.PID, nil
 }
 
-// runc prepares a command of runc, with its state in the container's own folder
-// and not among the machine's other containers.
+// runc prepares a command of runc, or of the runtime that stands in for it, with its
+// state in the container's own folder and not among the machine's other containers.
 func (c *Container) runc(ctx context.Context, args ...string) *exec.Cmd {
 	state := filepath.Join(c.folder, "state")
-	argv := append([]string{"runc", "--root", state}, args...)
+	argv := append([]string{c.runtime, "--root", state}, args...)
 	if c.v2 {
 		argv = append([]string{"unshare", "--mount", "--propagation", "private", "sh", "-c", onlyV2, "sh"}, argv...)
 	}
