@@ -5,6 +5,8 @@ set -euo pipefail
 # A command, and the Debian package that has it.
 needs=(
   "runc runc"
+  "crun crun"              # the other runtime, whose device programs are others
+  "systemctl systemd"      # as the first process of a container
   "busybox busybox-static" # static: it is all there is in a test container
   "containerd containerd"  # what kubelet tells to run pods
   "ctr containerd"
