@@ -35,6 +35,7 @@ test: deps ## Run the tests, as root: they use real devices, mounts and containe
 	go test -race -count=1 -p 1 $(TESTFLAGS) ./...
 	go test -tags crashpoints -count=1 $(TESTFLAGS) ./pkg/crashpoint
 	cd deploy && go test -count=1 $(TESTFLAGS) ./...
+	cd hack/cluster && go test -count=1 $(TESTFLAGS) ./...
 
 .PHONY: crash
 # The plugin that is killed is a process of its own, so the race detector, without
@@ -50,6 +51,15 @@ demo: deps build ## Give a disk to a real container, and explain each step. As r
 demo-hotplug: deps build ## Give a disk to a container that runs already, and take it away. As root.
 	@hack/demo.sh -hotplug
 
+.PHONY: cluster-up
+cluster-up: ## Start a Kubernetes cluster with the plugin in it, on this machine. As root.
+	@hack/cluster/deps.sh
+	cd hack/cluster && go run . up
+
+.PHONY: cluster-down
+cluster-down: ## Take the cluster down. Nothing of it is left.
+	cd hack/cluster && go run . down
+
 .PHONY: bench
 bench: deps ## Measure the calls, and I/O, beside peers that do less. As root.
 	go test ./test/bench -run='^$$' -bench=. -benchtime=$(BENCHTIME)
@@ -62,6 +72,7 @@ fuzz: ## Fuzz every parser for FUZZTIME each.
 lint: $(TOOLS) ## Run the linters.
 	$(BIN)/golangci-lint run ./...
 	cd deploy && $(BIN)/golangci-lint run --config ../.golangci.yml ./...
+	cd hack/cluster && $(BIN)/golangci-lint run --config ../../.golangci.yml ./...
 
 .PHONY: fmt
 fmt: $(TOOLS) ## Format the code.
@@ -72,6 +83,7 @@ verify: lint ## Check all that CI checks beside the tests.
 	@out=$$($(BIN)/gofumpt -l cmd pkg test hack deploy); [ -z "$$out" ] || { echo "Not formatted, run make fmt: $$out"; exit 1; }
 	go mod tidy -diff
 	cd deploy && go mod tidy -diff
+	cd hack/cluster && go mod tidy -diff
 	cd hack/tools && go mod tidy -diff
 	hack/check-walls.sh $(BIN)/golangci-lint
 	hack/vulncheck.sh $(BIN)/govulncheck
