@@ -11,8 +11,11 @@ import (
 	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
 )
 
+// Devices that no machine has: the kernel gives no driver a number from 512 on
+// (BLKDEV_MAJOR_MAX in block/genhd.c). Opening them tells what the device cgroup says
+// of it, and does nothing else.
 var (
-	deviceA = linux.DeviceNumber{Major: 7, Minor: 3}
+	deviceA = linux.DeviceNumber{Major: 600, Minor: 3}
 	deviceB = linux.DeviceNumber{Major: 259, Minor: 1<<20 - 1}
 	deviceC = linux.DeviceNumber{Major: 1<<12 - 1, Minor: 0}
 )

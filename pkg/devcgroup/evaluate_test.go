@@ -15,7 +15,7 @@ func TestDecideOnBlocks(t *testing.T) {
 	program := join(newBlock(deviceA, Read), newBlock(deviceB, Read|Write), ownRule(deviceC, Write|Mknod, denial))
 	for number, allowed := range map[linux.DeviceNumber]Access{
 		deviceA: Read, deviceB: Read | Write, deviceC: Write | Mknod,
-		{Major: 7, Minor: 4}: 0, {Major: 8, Minor: 3}: 0, {Major: 7, Minor: 259}: 0,
+		{Major: 600, Minor: 4}: 0, {Major: 601, Minor: 3}: 0, {Major: 600, Minor: 259}: 0,
 	} {
 		for access := Access(1); access <= allAccess; access++ {
 			got, err := decide(program, number, access)
@@ -129,7 +129,7 @@ func TestDecideLoads(t *testing.T) {
 		"type in two bytes": {linux.Instruction{Code: 0x69, Registers: registers(2, 1)}, typeBlock},
 		"type in one byte":  {linux.Instruction{Code: 0x71, Registers: registers(2, 1)}, typeBlock},
 		"access":            {linux.Instruction{Code: 0x69, Registers: registers(2, 1), Offset: 2}, int32(Read | Write)},
-		"major":             {linux.Instruction{Code: opLoad, Registers: registers(2, 1), Offset: argMajor}, 7},
+		"major":             {linux.Instruction{Code: opLoad, Registers: registers(2, 1), Offset: argMajor}, 600},
 		"minor":             {linux.Instruction{Code: opLoad, Registers: registers(2, 1), Offset: argMinor}, 3},
 	} {
 		program := []linux.Instruction{

@@ -63,8 +63,8 @@ func TestParseRules(t *testing.T) {
 
 func TestRuleCovers(t *testing.T) {
 	for text, want := range map[string][2]bool{
-		"a *:* rwm": {true, false}, "b *:* r": {true, false}, "b 7:* r": {true, false}, "b *:3 r": {true, false}, "b 7:3 m": {true, true},
-		"b 7:4 r": {}, "b 8:3 r": {}, "c 7:3 r": {}, "c *:* rwm": {},
+		"a *:* rwm": {true, false}, "b *:* r": {true, false}, "b 600:* r": {true, false}, "b *:3 r": {true, false}, "b 600:3 m": {true, true},
+		"b 600:4 r": {}, "b 601:3 r": {}, "c 600:3 r": {}, "c *:* rwm": {},
 	} {
 		list, err := parseRules(text)
 		if err != nil {

@@ -49,15 +49,15 @@ func TestRules(t *testing.T) {
 		"to write":                  {[]string{null}, "", "w", "w", false, Write},
 		"to make nodes":             {[]string{null}, "", "m", "m", false, Mknod},
 		"all":                       {[]string{null}, "", "rwm", "r w rw m", false, allAccess},
-		"reads by itself":           {[]string{null, "b 7:3 r"}, "r", "rw", "r w rw", false, Write},
-		"reads, and writes as well": {[]string{null, "b 7:3 r"}, "r", "w", "r w rw", false, Write},
+		"reads by itself":           {[]string{null, "b 600:3 r"}, "r", "rw", "r w rw", false, Write},
+		"reads, and writes as well": {[]string{null, "b 600:3 r"}, "r", "w", "r w rw", false, Write},
 		"reads all disks":           {[]string{null, "b *:* r"}, "r", "rw", "r w rw", false, Read | Write},
-		"reads disks of a driver":   {[]string{null, "b 7:* rm"}, "r m", "w", "r w m", false, Write},
+		"reads disks of a driver":   {[]string{null, "b 600:* rm"}, "r m", "w", "r w m", false, Write},
 		"makes all nodes":           {[]string{null, "b *:* m"}, "m", "rw", "r w rw m", false, Read | Write},
-		"reads by itself already":   {[]string{null, "b 7:3 r"}, "r", "r", "r", true, 0},
-		"has it by itself":          {[]string{null, "b 7:3 rwm"}, "r w rw m", "rw", "r w rw m", true, 0},
+		"reads by itself already":   {[]string{null, "b 600:3 r"}, "r", "r", "r", true, 0},
+		"has it by itself":          {[]string{null, "b 600:3 rwm"}, "r w rw m", "rw", "r w rw m", true, 0},
 		"has all by itself":         {[]string{"a"}, "r w rw m", "rw", "r w rw m", true, 0},
-		"rule for another":          {[]string{null, "b 7:4 rwm", "b 8:3 rwm", "c 7:3 rwm"}, "", "rw", "r w rw", false, Read | Write},
+		"rule for another":          {[]string{null, "b 600:4 rwm", "b 601:3 rwm", "c 600:3 rwm"}, "", "rw", "r w rw", false, Read | Write},
 	} {
 		t.Run(name, func(t *testing.T) {
 			box := newV1(t, test.rules...)
@@ -104,7 +104,7 @@ func TestTwoDevicesByRules(t *testing.T) {
 }
 
 func TestRuleDeniedAbove(t *testing.T) {
-	parent := newV1(t, null, "b 7:3 r")
+	parent := newV1(t, null, "b 600:3 r")
 	box := newV1Below(t, parent.Hierarchies, parent.folder, null)
 	cgroup, before, above := box.open(t), box.state(t), parent.state(t)
 	for number, access := range map[linux.DeviceNumber]Access{deviceA: Read | Write, deviceB: Read} {
@@ -126,10 +126,10 @@ func TestNestedRules(t *testing.T) { testNested(t, false) }
 // Where the container's own rule goes while something is granted beside it, the grant
 // alone is taken away.
 func TestOwnRuleChanges(t *testing.T) {
-	box := newV1(t, null, "b 7:3 r")
+	box := newV1(t, null, "b 600:3 r")
 	cgroup := box.open(t)
 	allow(t, cgroup, deviceA, Read|Write)
-	box.write(t, "devices.deny", "b 7:3 r")
+	box.write(t, "devices.deny", "b 600:3 r")
 	box.wantCan(t, deviceA, "w")
 	allow(t, cgroup, deviceA, Read|Write)
 	box.wantCan(t, deviceA, "r w rw")
