@@ -16,7 +16,7 @@ TOOLS := $(BIN)/golangci-lint $(BIN)/gofumpt $(BIN)/govulncheck
 
 .PHONY: help
 help: ## Show this help.
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 10
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/\1\t\2/' | expand -t 10
 
 .PHONY: deps
 deps:
@@ -32,10 +32,17 @@ build: ## Build the static binaries bin/rawblock-csi and bin/rawblockctl.
 # compiles, on all processors.
 test: deps ## Run the tests, as root: they use real devices, mounts and containers.
 	go test -race -exec true ./... >/dev/null
-	go test -race -count=1 -p 1 $(TESTFLAGS) ./...
+	go test -race -count=1 -p 1 -skip='$(RUNTIMES)' $(TESTFLAGS) ./...
 	go test -tags crashpoints -count=1 $(TESTFLAGS) ./pkg/crashpoint
 	cd deploy && go test -count=1 $(TESTFLAGS) ./...
 	cd hack/cluster && go test -count=1 $(TESTFLAGS) ./...
+
+# Tests that start a whole container runtime or systemd.
+RUNTIMES := ^Test(CRI|Systemd)
+
+.PHONY: runtimes
+runtimes: deps ## Attach devices to pods of a real containerd, and to units of a real systemd. As root.
+	go test -race -count=1 -p 1 -run='$(RUNTIMES)' $(TESTFLAGS) ./test/hotplug ./test/systemd
 
 .PHONY: crash
 # The plugin that is killed is a process of its own, so the race detector, without
@@ -59,6 +66,14 @@ cluster-up: ## Start a Kubernetes cluster with the plugin in it, on this machine
 .PHONY: cluster-down
 cluster-down: ## Take the cluster down. Nothing of it is left.
 	cd hack/cluster && go run . down
+
+.PHONY: e2e
+e2e: ## Start the cluster, run the tests of test/e2e in it, and take it down. As root.
+	@test/e2e/run.sh $(TESTFLAGS)
+
+.PHONY: e2e-external
+e2e-external: cluster-up ## Run Kubernetes' own tests of volumes in the cluster. As root.
+	test/e2e/external/run.sh
 
 .PHONY: bench
 bench: deps ## Measure the calls, and I/O, beside peers that do less. As root.

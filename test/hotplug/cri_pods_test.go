@@ -50,7 +50,7 @@ func (a *asking) takeDown(t testing.TB) {
 	rig.Must(t, a.Unstage(rig.Context(t)))
 }
 
-func TestAttachmentPod(t *testing.T) {
+func TestCRIAttachmentPod(t *testing.T) {
 	for name, test := range map[string]struct {
 		suffix                    string
 		publishReadOnly, readOnly bool
@@ -95,7 +95,7 @@ func TestAttachmentPod(t *testing.T) {
 }
 
 // What its annotation asks for cannot be had, now or ever.
-func TestAttachmentPodRefused(t *testing.T) {
+func TestCRIAttachmentPodRefused(t *testing.T) {
 	for name, test := range map[string]struct{ annotation, reason string }{
 		"malformed":            {"db-0:/dev/xvdb", `the annotation hotplug.rawblock.dev/target is "db-0:/dev/xvdb"; expected POD/CONTAINER:PATH`},
 		"names a namespace":    {"default/db-0/postgres:/dev/xvdb", "expected POD/CONTAINER:PATH"},
@@ -123,7 +123,7 @@ func TestAttachmentPodRefused(t *testing.T) {
 }
 
 // The annotation is nobody's business where no volume of this driver is published.
-func TestAttachmentPodOfOthers(t *testing.T) {
+func TestCRIAttachmentPodOfOthers(t *testing.T) {
 	node := newCluster(t)
 	other := pod("default", "disk-for-db")
 	other.Annotations = map[string]string{hotplug.Annotation: "db-0/postgres:/dev/xvdb"}
@@ -133,7 +133,7 @@ func TestAttachmentPodOfOthers(t *testing.T) {
 }
 
 // The target may come later, and is never that of another namespace.
-func TestAttachmentPodWaits(t *testing.T) {
+func TestCRIAttachmentPodWaits(t *testing.T) {
 	disk, node := rig.NewDisk(t, rig.MiB), newCluster(t)
 	ctx := rig.Context(t)
 	_, others := node.run(t, pod("other", "db-0"), "postgres")
@@ -165,7 +165,7 @@ func TestAttachmentPodWaits(t *testing.T) {
 }
 
 // With the UID of the target, a pod that takes its name gets nothing.
-func TestAttachmentPodNamesUID(t *testing.T) {
+func TestCRIAttachmentPodNamesUID(t *testing.T) {
 	disk, node := rig.NewDisk(t, rig.MiB), newCluster(t)
 	first, second := pod("default", "db-0"), pod("default", "db-0")
 	_, ofFirst := node.run(t, first, "postgres")
@@ -179,7 +179,7 @@ func TestAttachmentPodNamesUID(t *testing.T) {
 }
 
 // Without, it is whatever pod has the name, as a StatefulSet's have it.
-func TestAttachmentPodFollowsName(t *testing.T) {
+func TestCRIAttachmentPodFollowsName(t *testing.T) {
 	disk, node := rig.NewDisk(t, rig.MiB), newCluster(t)
 	ctx := rig.Context(t)
 	first, ofFirst := node.run(t, pod("default", "db-0"), "postgres")
@@ -195,7 +195,7 @@ func TestAttachmentPodFollowsName(t *testing.T) {
 }
 
 // A pod that asks has one volume: which one of two is meant, nobody knows.
-func TestAttachmentPodWithTwoVolumes(t *testing.T) {
+func TestCRIAttachmentPodWithTwoVolumes(t *testing.T) {
 	disk, other, node := rig.NewDisk(t, rig.MiB), rig.NewDisk(t, rig.MiB), newCluster(t)
 	ctx := rig.Context(t)
 	_, containers := node.run(t, pod("default", "db-0"), "postgres")
@@ -211,7 +211,7 @@ func TestAttachmentPodWithTwoVolumes(t *testing.T) {
 
 // A volume is not taken from under the program that has it open, whatever happens
 // to the pod that asked for it.
-func TestAttachmentPodHeld(t *testing.T) {
+func TestCRIAttachmentPodHeld(t *testing.T) {
 	disk, node := rig.NewDisk(t, rig.MiB), newCluster(t)
 	ctx := rig.Context(t)
 	_, containers := node.run(t, pod("default", "db-0"), "postgres")
@@ -242,7 +242,7 @@ func TestAttachmentPodHeld(t *testing.T) {
 
 // Kubelet starts a sandbox anew that has ended. The volume stays published, and
 // what it is attached to has it all the time.
-func TestAttachmentPodRestarted(t *testing.T) {
+func TestCRIAttachmentPodRestarted(t *testing.T) {
 	disk, node := rig.NewDisk(t, rig.MiB), newCluster(t)
 	ctx := rig.Context(t)
 	_, containers := node.run(t, pod("default", "db-0"), "postgres")

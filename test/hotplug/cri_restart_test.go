@@ -9,7 +9,7 @@ import (
 
 // A container that is restarted is another one. It gets the device if that was asked
 // for.
-func TestRestartedContainer(t *testing.T) {
+func TestCRIRestartedContainer(t *testing.T) {
 	for name, restore := range map[string]bool{"restore": true, "do not": false} {
 		t.Run(name, func(t *testing.T) {
 			disk, node := rig.NewDisk(t, rig.MiB), newCluster(t)
@@ -47,7 +47,7 @@ func TestRestartedContainer(t *testing.T) {
 }
 
 // A restart that nobody saw: the container is another one at the next look.
-func TestRestartedContainerUnseen(t *testing.T) {
+func TestCRIRestartedContainerUnseen(t *testing.T) {
 	disk, node := rig.NewDisk(t, rig.MiB), newCluster(t)
 	ctx := rig.Context(t)
 	sandbox, containers := node.run(t, pod("default", "db-0"), "postgres", "backup")
@@ -66,7 +66,7 @@ func TestRestartedContainerUnseen(t *testing.T) {
 
 // A pod of the same name is not the same pod. What waits for a pod is forgotten with
 // it.
-func TestReusedName(t *testing.T) {
+func TestCRIReusedName(t *testing.T) {
 	disk, node := rig.NewDisk(t, rig.MiB), newCluster(t)
 	ctx := rig.Context(t)
 	sandbox, _ := node.run(t, pod("default", "db-0"), "postgres")

@@ -18,7 +18,7 @@ import (
 )
 
 // What the plugin is told of pods and containers is what kubelet made.
-func TestRuntime(t *testing.T) {
+func TestCRIRuntime(t *testing.T) {
 	started := startContainerd(t)
 	client, err := cri.Dial(started.Socket)
 	rig.Must(t, err)
@@ -68,7 +68,7 @@ func wantInit(t testing.TB, pid int, container *inPod) {
 }
 
 // Events are of runtimes since Kubernetes 1.26. One that has none says so.
-func TestEvents(t *testing.T) {
+func TestCRIEvents(t *testing.T) {
 	started := startContainerd(t)
 	client, err := cri.Dial(started.Socket)
 	rig.Must(t, err)
@@ -112,7 +112,7 @@ func TestEvents(t *testing.T) {
 
 // The daemon may be restarted under its containers. What is attached stays, and can
 // be taken away meanwhile.
-func TestRuntimeRestarted(t *testing.T) {
+func TestCRIRuntimeRestarted(t *testing.T) {
 	disk, lone, node := rig.NewDisk(t, rig.MiB), rig.NewDisk(t, rig.MiB), newCluster(t)
 	ctx := rig.Context(t)
 	sandbox, containers := node.run(t, pod("default", "db-0"), "postgres", "backup")
@@ -177,7 +177,7 @@ func (c *cluster) reconcileSoon(t testing.TB) {
 }
 
 // All of it goes on by itself.
-func TestRunOverRestartOfRuntime(t *testing.T) {
+func TestCRIRunOverRestartOfRuntime(t *testing.T) {
 	disk, node := rig.NewDisk(t, rig.MiB), newCluster(t)
 	ctx, stop := context.WithCancel(rig.Context(t))
 	sandbox, containers := node.run(t, pod("default", "db-0"), "postgres")

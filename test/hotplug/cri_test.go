@@ -10,7 +10,7 @@ import (
 )
 
 // A container is found by the names of its pod and its own, or by the pod's alone.
-func TestPodByName(t *testing.T) {
+func TestCRIPodByName(t *testing.T) {
 	disk, node := rig.NewDisk(t, rig.MiB), newCluster(t)
 	ctx := rig.Context(t)
 	sandbox, containers := node.run(t, pod("default", "db-0"), "postgres")
@@ -36,7 +36,7 @@ func TestPodByName(t *testing.T) {
 	}
 }
 
-func TestPodReadOnly(t *testing.T) {
+func TestCRIPodReadOnly(t *testing.T) {
 	disk, node := rig.NewDisk(t, rig.MiB), newCluster(t)
 	ctx := rig.Context(t)
 	_, containers := node.run(t, pod("default", "db-0"), "postgres")
@@ -51,7 +51,7 @@ func TestPodReadOnly(t *testing.T) {
 }
 
 // What is not named well is not guessed.
-func TestPodNotFound(t *testing.T) {
+func TestCRIPodNotFound(t *testing.T) {
 	disk, node := rig.NewDisk(t, rig.MiB), newCluster(t)
 	ctx := rig.Context(t)
 	first, containers := node.run(t, pod("default", "db-0"), "postgres", "backup")
@@ -100,7 +100,7 @@ func TestPodNotFound(t *testing.T) {
 
 // Without asking the runtime, a container is found by its ID, or as docker ps
 // prints that.
-func TestContainerByID(t *testing.T) {
+func TestCRIContainerByID(t *testing.T) {
 	disk, node := rig.NewDisk(t, rig.MiB), newCluster(t)
 	ctx := rig.Context(t)
 	_, containers := node.run(t, pod("default", "db-0"), "postgres")

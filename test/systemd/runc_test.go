@@ -52,7 +52,7 @@ func runcConfig(t *testing.T) string {
 	return string(text)
 }
 
-func TestGrantInContainerOfRunc(t *testing.T) {
+func TestSystemdGrantInContainerOfRunc(t *testing.T) {
 	disk := rig.NewDisk(t, rig.MiB)
 	unit := startMachine(t).startRunc(t, disk)
 	// runc has put its program in the place of systemd's, which is back after this.

@@ -112,7 +112,7 @@ func (u *unit) shake(t *testing.T) {
 	u.run(t, "systemctl", "set-property", "--runtime", u.name, "CPUWeight=50", "MemoryMax=1G", "TasksMax=100")
 }
 
-func TestGrantInUnit(t *testing.T) {
+func TestSystemdGrantInUnit(t *testing.T) {
 	disk := rig.NewDisk(t, rig.MiB)
 	own := "DeviceAllow=/dev/block/" + disk.Number().String() + " r"
 	machine := startMachine(t)
@@ -167,7 +167,7 @@ func TestGrantInUnit(t *testing.T) {
 
 // Why systemd is asked: of a program that is changed behind its back nothing is left
 // but the program, which systemd does not know and never detaches.
-func TestGrantBehindItsBackIsLost(t *testing.T) {
+func TestSystemdGrantBehindItsBackIsLost(t *testing.T) {
 	disk := rig.NewDisk(t, rig.MiB)
 	unit := startMachine(t).startUnit(t, "rawblock-test.scope", disk, "DevicePolicy=strict")
 	unit.must(t, "replace", "")
@@ -198,7 +198,7 @@ func TestSystemdCannotBeReached(t *testing.T) {
 }
 
 // A unit that has no rule lets everything pass, until it has one. It gets none.
-func TestUnitWithoutRules(t *testing.T) {
+func TestSystemdUnitWithoutRules(t *testing.T) {
 	disk := rig.NewDisk(t, rig.MiB)
 	unit := startMachine(t).startUnit(t, "rawblock-test.scope", disk)
 	unit.must(t, "attach", "runtime")
@@ -217,7 +217,7 @@ func TestUnitWithoutRules(t *testing.T) {
 }
 
 // A runtime may attach a program beside systemd's: both must let the device pass.
-func TestBesideAnotherProgram(t *testing.T) {
+func TestSystemdBesideAnotherProgram(t *testing.T) {
 	disk := rig.NewDisk(t, rig.MiB)
 	unit := startMachine(t).startUnit(t, "rawblock-test.scope", disk, "DevicePolicy=strict")
 	unit.must(t, "attach", "runtime")
@@ -232,7 +232,7 @@ func TestBesideAnotherProgram(t *testing.T) {
 
 // A systemd in a container has units that are called as the host's are. What is asked
 // for the one is none of the other's business.
-func TestUnitOfAContainer(t *testing.T) {
+func TestSystemdUnitOfAContainer(t *testing.T) {
 	disk := rig.NewDisk(t, rig.MiB)
 	machine := startMachine(t)
 	host := machine.startUnit(t, "rawblock-db.service", disk, "DevicePolicy=closed")
