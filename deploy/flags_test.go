@@ -59,7 +59,8 @@ func TestConfigIsAccepted(t *testing.T) {
 		}
 		return string(output)
 	}
-	eachDeployment(t, func(t *testing.T, objects []any, _ corev1.PodSpec) {
+	accepted := func(t *testing.T, objects []any) {
+		t.Helper()
 		text := the[corev1.ConfigMap](t, objects).Data["config.yaml"]
 		if got := complaint(t, text); !strings.Contains(got, "--node-id") {
 			t.Errorf("the plugin says: %s", got)
@@ -67,5 +68,11 @@ func TestConfigIsAccepted(t *testing.T) {
 		if got := complaint(t, text+"\nunknown: true\n"); !strings.Contains(got, `"unknown"`) {
 			t.Errorf("of an unknown key the plugin says: %s", got)
 		}
-	})
+	}
+	eachDeployment(t, func(t *testing.T, objects []any, _ corev1.PodSpec) { accepted(t, objects) })
+	for name, values := range map[string]string{
+		"chart": "", "chart with everything": read(t, everything), "chart without pools": "{config: {pools: []}, provisioning: {enabled: false}}",
+	} {
+		t.Run(name, func(t *testing.T) { accepted(t, loadChart(t, values)) })
+	}
 }

@@ -29,11 +29,12 @@ func hostToContainer(mount corev1.VolumeMount) bool {
 // What hot attach needs of the host is there if and only if pods may ask for it, and
 // nothing is writable, or follows the host's mounts, without need.
 func TestWhatHotAttachSees(t *testing.T) {
-	for _, dir := range []string{base, sidecars, standard, snapshots, hotplug} {
+	without := []string{base, sidecars, standard, snapshots}
+	for _, dir := range deployments {
 		t.Run(filepath.Base(dir), func(t *testing.T) {
 			objects := load(t, dir)
 			attaches := settingsOf(t, objects).Hotplug.AttachmentPods
-			if attaches != (dir == hotplug) {
+			if attaches == slices.Contains(without, dir) {
 				t.Errorf("pods may ask for attachments: %t", attaches)
 			}
 			pod := the[appsv1.DaemonSet](t, objects).Spec.Template.Spec
@@ -44,7 +45,7 @@ func TestWhatHotAttachSees(t *testing.T) {
 			}{
 				// Not at /sys/fs/cgroup, where the runtime mounts the container's own.
 				{"/host/cgroup", "/sys/fs/cgroup", false, true},
-				{runtimeSocket, runtimeSocket, true, true},
+				{socketOf(dir), socketOf(dir), true, true},
 				{systemBusDir + "/system_bus_socket", systemBusDir + "/system_bus_socket", true, false},
 			} {
 				if !attaches {
@@ -87,50 +88,6 @@ func TestHotplugAddsNoRights(t *testing.T) {
 	}
 }
 
-// The plugin finds each runtime that it knows by the patch that docs/deploy.md has,
-// with the folder of its table.
-func TestOtherRuntimes(t *testing.T) {
-	text, err := os.ReadFile("../docs/deploy.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	const remote, folder = "https://github.com/rawblock-csi/rawblock-csi//deploy/kubernetes/overlays/hotplug?ref=v0.1.0", "/run/k3s/containerd"
-	overlay := ""
-	for _, block := range regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(string(text), -1) {
-		if strings.Contains(block[1], "runtime-dir") {
-			overlay = block[1]
-		}
-	}
-	if strings.Count(overlay, remote) != 1 || strings.Count(overlay, folder) != 1 {
-		t.Fatalf("docs/deploy.md has no overlay for %s: %q", folder, overlay)
-	}
-	for _, socket := range knownSockets(t) {
-		if filepath.Dir(socket) == "/run" {
-			continue // cri-dockerd's: all of /run cannot be mounted there.
-		}
-		t.Run(socket, func(t *testing.T) {
-			if !strings.Contains(string(text), "| `"+filepath.Dir(socket)+"` |") {
-				t.Errorf("docs/deploy.md does not name the folder of %s", socket)
-			}
-			dir := t.TempDir()
-			its := strings.NewReplacer(remote, from(t, dir, hotplug), folder, filepath.Dir(socket)).Replace(overlay)
-			if err := os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte(its), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			pod := the[appsv1.DaemonSet](t, load(t, dir)).Spec.Template.Spec
-			container, _ := plugin(t, pod)
-			inside := filepath.Join(filepath.Dir(runtimeSocket), filepath.Base(socket))
-			if host, _ := hostPath(pod, container, inside); host != socket {
-				t.Errorf("%s is %q on the host", inside, host)
-			}
-			// Under another name it is found only if that is configured.
-			if inside != runtimeSocket && !strings.Contains(string(text), "criSocket: "+inside) {
-				t.Errorf("docs/deploy.md does not say criSocket: %s", inside)
-			}
-		})
-	}
-}
-
 // knownSockets are the paths of the sockets that the plugin looks for, in its source.
 func knownSockets(t *testing.T) []string {
 	t.Helper()
@@ -146,21 +103,6 @@ func knownSockets(t *testing.T) []string {
 		t.Fatalf("the plugin looks for %q, expected %s first", found, runtimeSocket)
 	}
 	return found
-}
-
-// from returns the path of a folder as a kustomization in another folder names it:
-// an absolute one is refused.
-func from(t *testing.T, dir, folder string) string {
-	t.Helper()
-	folder, err := filepath.Abs(folder)
-	if err != nil {
-		t.Fatal(err)
-	}
-	relative, err := filepath.Rel(dir, folder)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return relative
 }
 
 // annotation is the form of the annotation of an attachment pod; that the plugin

@@ -169,6 +169,9 @@ func TestFoldersAreMade(t *testing.T) {
 				continue
 			}
 			want := corev1.HostPathDirectory
+			if volume.Name == "runtime-dir" && volume.HostPath.Type != nil && *volume.HostPath.Type == corev1.HostPathUnset {
+				continue // Talos alone: see TestKubeletMayNotLook.
+			}
 			if slices.Contains(ours, volume.HostPath.Path) {
 				want = corev1.HostPathDirectoryOrCreate
 			}

@@ -14,11 +14,14 @@ const (
 	pluginName = "plugin"
 )
 
+// deployments are what can be applied: the base and the overlays.
+var deployments = []string{base, sidecars, standard, snapshots, hotplug, full, k3s, microk8s, k0s, talos, openshift}
+
 // eachDeployment runs a test for the base and for each overlay, with the pod of
 // the plugin.
 func eachDeployment(t *testing.T, test func(t *testing.T, objects []any, pod corev1.PodSpec)) {
 	t.Helper()
-	for _, dir := range []string{base, sidecars, standard, snapshots, hotplug} {
+	for _, dir := range deployments {
 		t.Run(filepath.Base(dir), func(t *testing.T) {
 			objects := load(t, dir)
 			test(t, objects, the[appsv1.DaemonSet](t, objects).Spec.Template.Spec)

@@ -45,12 +45,14 @@ func sidecar(t *testing.T, pod corev1.PodSpec, name string) (container corev1.Co
 
 // The overlays are what they say.
 func TestWhatEachDeploymentHas(t *testing.T) {
+	everything := []string{"plugin", "csi-snapshotter", "csi-provisioner", "csi-resizer"}
 	for dir, want := range map[string][]string{
 		base:      {"plugin"},
 		sidecars:  {"plugin", "node-driver-registrar", "liveness-probe"},
 		standard:  {"plugin", "csi-provisioner", "csi-resizer"},
 		snapshots: {"plugin", "csi-snapshotter", "csi-provisioner", "csi-resizer"},
 		hotplug:   {"plugin", "csi-provisioner", "csi-resizer"},
+		full:      everything, k3s: everything, microk8s: everything, k0s: everything, talos: everything, openshift: everything,
 	} {
 		objects := load(t, dir)
 		containers := the[appsv1.DaemonSet](t, objects).Spec.Template.Spec.Containers

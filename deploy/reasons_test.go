@@ -14,7 +14,7 @@ import (
 var mustSayWhy = []string{
 	"hostNetwork", "hostPID", "hostIPC",
 	"privileged", "capabilities", "allowPrivilegeEscalation", "seccompProfile", "runAsUser", "readOnlyRootFilesystem",
-	"mountPropagation", "automountServiceAccountToken", "priorityClassName", "tolerations",
+	"seLinuxOptions", "mountPropagation", "automountServiceAccountToken", "priorityClassName", "tolerations",
 	"attachRequired", "podInfoOnMount", "fsGroupPolicy", "storageCapacity", "volumeLifecycleModes", "seLinuxMount", "requiresRepublish",
 }
 
@@ -29,6 +29,12 @@ func TestPrivilegesHaveReasons(t *testing.T) {
 		components + "/expansion/deployment.yaml", components + "/expansion/rbac.yaml",
 		components + "/snapshots/daemonset.yaml", components + "/snapshots/rbac.yaml",
 		components + "/hotplug/daemonset.yaml",
+		components + "/kubelet/microk8s/daemonset.yaml", components + "/kubelet/microk8s/deployment.yaml",
+		components + "/kubelet/k0s/daemonset.yaml", components + "/kubelet/k0s/deployment.yaml",
+		components + "/runtime/k3s/daemonset.yaml", components + "/runtime/microk8s/daemonset.yaml",
+		components + "/runtime/k0s/daemonset.yaml", components + "/runtime/crio/daemonset.yaml",
+		components + "/openshift/daemonset.yaml", components + "/openshift/deployment.yaml",
+		talos + "/daemonset.yaml",
 	} {
 		t.Run(file, func(t *testing.T) {
 			text, err := os.ReadFile(file)

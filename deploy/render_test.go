@@ -27,6 +27,12 @@ const (
 	standard  = "kubernetes/overlays/default"
 	snapshots = "kubernetes/overlays/snapshots"
 	hotplug   = "kubernetes/overlays/hotplug"
+	full      = "kubernetes/overlays/full"
+	k3s       = "kubernetes/overlays/k3s"
+	microk8s  = "kubernetes/overlays/microk8s"
+	k0s       = "kubernetes/overlays/k0s"
+	talos     = "kubernetes/overlays/talos"
+	openshift = "kubernetes/overlays/openshift"
 
 	examples    = "kubernetes/examples"
 	provisioned = "kubernetes/examples/provisioned"
@@ -40,6 +46,7 @@ const (
 func TestRendered(t *testing.T) {
 	for name, dir := range map[string]string{
 		"base": base, "sidecars": sidecars, "default": standard, "snapshots": snapshots, "hotplug": hotplug,
+		"full": full, "k3s": k3s, "microk8s": microk8s, "k0s": k0s, "talos": talos, "openshift": openshift,
 		"examples": examples, "provisioned": provisioned, "restored": restored, "attached": attached,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -47,33 +54,45 @@ func TestRendered(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			golden := filepath.Join("testdata", "rendered-"+name+".yaml")
-			if *update {
-				if err := os.WriteFile(golden, got, 0o600); err != nil {
-					t.Fatal(err)
-				}
-			}
-			want, err := os.ReadFile(golden)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if diff := cmp.Diff(string(want), string(got)); diff != "" {
-				t.Errorf("other than in %s (-want +got); if it is meant, run go test . -update:\n%s", golden, diff)
-			}
+			compareGolden(t, filepath.Join("testdata", "rendered-"+name+".yaml"), string(got))
 		})
 	}
 }
 
+func compareGolden(t *testing.T, golden, got string) {
+	t.Helper()
+	if *update {
+		if err := os.WriteFile(golden, []byte(got), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("other than in %s (-want +got); if it is meant, run go test . -update:\n%s", golden, diff)
+	}
+}
+
+// rendered keeps what was rendered: most tests look at all deployments, and none
+// changes a file.
+var rendered = map[string]resmap.ResMap{}
+
 // render renders a kustomization as kubectl does.
 func render(t *testing.T, dir string) resmap.ResMap {
 	t.Helper()
+	if known, ok := rendered[dir]; ok {
+		return known
+	}
 	options := krusty.MakeDefaultOptions()
 	options.Reorder = krusty.ReorderOptionLegacy
-	rendered, err := krusty.MakeKustomizer(options).Run(filesys.MakeFsOnDisk(), dir)
+	resources, err := krusty.MakeKustomizer(options).Run(filesys.MakeFsOnDisk(), dir)
 	if err != nil {
 		t.Fatalf("render %s: %v", dir, err)
 	}
-	return rendered
+	rendered[dir] = resources
+	return resources
 }
 
 // kinds are the kinds that may be deployed.
