@@ -19,11 +19,13 @@ import (
 func (c *cluster) binary(name string) string {
 	for _, p := range c.programs() {
 		if p.name == name {
-			return filepath.Join(c.binaries(), p.file())
+			return c.kept(p)
 		}
 	}
 	panic("no program " + name)
 }
+
+func (c *cluster) kept(p program) string { return filepath.Join(c.binaries(), p.file()) }
 
 func (c *cluster) binaries() string { return filepath.Join(c.cache, "bin") }
 
@@ -37,10 +39,12 @@ func (s source) tag() string {
 	return s.version
 }
 
-// build builds the programs that are not in the cache.
-func (c *cluster) build(ctx context.Context) error {
-	for _, p := range c.programs() {
-		if _, err := os.Stat(c.binary(p.name)); err == nil {
+// build builds the programs of a cluster that are not in the cache.
+func (c *cluster) build(ctx context.Context) error { return c.buildMissing(ctx, c.programs()) }
+
+func (c *cluster) buildMissing(ctx context.Context, programs []program) error {
+	for _, p := range programs {
+		if _, err := os.Stat(c.kept(p)); err == nil {
 			continue
 		}
 		start := time.Now()
@@ -61,15 +65,19 @@ func (c *cluster) buildProgram(ctx context.Context, p program) error {
 	}
 	// A program that was not linked to its end must not be taken for one.
 	unfinished := filepath.Join(scratch, p.name)
-	_, err := golang(ctx, scratch, "build", "-mod=mod", "-trimpath", "-ldflags", p.linkerFlags(),
-		"-o", unfinished, strings.TrimSuffix(p.module+"/"+p.folder, "/"))
-	if err != nil {
+	args := []string{"build"}
+	if p.test {
+		args = []string{"test", "-c"}
+	}
+	args = append(args, "-mod=mod", "-trimpath", "-ldflags", p.linkerFlags(), "-o", unfinished,
+		strings.TrimSuffix(p.module+"/"+p.folder, "/"))
+	if _, err := golang(ctx, scratch, args...); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(c.binaries(), 0o755); err != nil {
 		return err
 	}
-	return os.Rename(unfinished, c.binary(p.name))
+	return os.Rename(unfinished, c.kept(p))
 }
 
 // makeScratch makes the module that a source is built in, with the replacements

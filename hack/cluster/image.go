@@ -44,6 +44,10 @@ func (c *cluster) images(ctx context.Context) ([]image, error) {
 			makers = append(makers, func(context.Context) (image, error) { return c.programImage(p) })
 		}
 	}
+	return makeImages(ctx, makers)
+}
+
+func makeImages(ctx context.Context, makers []func(context.Context) (image, error)) ([]image, error) {
 	var images []image
 	for _, maker := range makers {
 		made, err := maker(ctx)
@@ -119,26 +123,35 @@ func (c *cluster) pause(ctx context.Context) (image, error) {
 
 // busybox has all applets of this machine's busybox.
 func (c *cluster) busybox(ctx context.Context) (image, error) {
-	path, err := exec.LookPath("busybox")
+	entries, err := applets(ctx)
 	if err != nil {
 		return image{}, err
-	}
-	applets, err := output(exec.CommandContext(ctx, path, "--list"))
-	if err != nil {
-		return image{}, err
-	}
-	content, err := os.ReadFile(path)
-	if err != nil {
-		return image{}, err
-	}
-	entries := []entry{{name: "bin/busybox", content: content}}
-	for _, applet := range strings.Fields(string(applets)) {
-		if applet != "busybox" {
-			entries = append(entries, entry{name: "bin/" + applet, link: "busybox"})
-		}
 	}
 	made := image{name: busyboxImage, archive: c.path("images", "busybox.tar")}
 	return made, made.write("/bin/sh", entries...)
+}
+
+// applets are busybox, and a link for each of its names.
+func applets(ctx context.Context) ([]entry, error) {
+	path, err := exec.LookPath("busybox")
+	if err != nil {
+		return nil, err
+	}
+	names, err := output(exec.CommandContext(ctx, path, "--list"))
+	if err != nil {
+		return nil, err
+	}
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	entries := []entry{{name: "bin/busybox", content: content}}
+	for _, name := range strings.Fields(string(names)) {
+		if name != "busybox" {
+			entries = append(entries, entry{name: "bin/" + name, link: "busybox"})
+		}
+	}
+	return entries, nil
 }
 
 // files are those of a folder.

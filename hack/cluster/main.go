@@ -20,6 +20,8 @@ const usage = `Usage:
   cluster down                        take it down; nothing is left
   cluster env                         print the shell's variables for kubectl
   cluster build                       only build and cache what up runs
+  cluster build-e2e                   build and cache Kubernetes' own tests
+  cluster load-e2e                    give what these tests run to the nodes, and put them into env's PATH
   cluster exec MACHINE COMMAND...     run a command on control, node-1 or node-2
   cluster kill MACHINE PROGRAM SIGNAL end a program of a machine, such as kubelet, with TERM or KILL
   cluster start MACHINE               start what does not run on a machine
@@ -54,6 +56,10 @@ func run(ctx context.Context, args []string) error {
 		return c.env()
 	case len(args) == 1 && args[0] == "build":
 		return c.alone(ctx, c.build)
+	case len(args) == 1 && args[0] == "build-e2e":
+		return c.alone(ctx, c.buildE2E)
+	case len(args) == 1 && args[0] == "load-e2e":
+		return c.alone(ctx, c.loadE2E)
 	case len(args) >= 2:
 		m, err := c.machine(args[1])
 		if err != nil {

@@ -57,6 +57,8 @@ type program struct {
 	folder string
 	// image is what an image of it is called, without its version. Empty: it needs none.
 	image string
+	// test says that it is the tests of the package.
+	test bool
 }
 
 // programs are all that is built. With RAWBLOCK_SHARED_LIBRARIES the sidecars share
