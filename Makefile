@@ -88,6 +88,7 @@ lint: $(TOOLS) ## Run the linters.
 	$(BIN)/golangci-lint run ./...
 	cd deploy && $(BIN)/golangci-lint run --config ../.golangci.yml ./...
 	cd hack/cluster && $(BIN)/golangci-lint run --config ../../.golangci.yml ./...
+	cd test/e2e && $(BIN)/golangci-lint run --config ../../.golangci.yml ./...
 
 .PHONY: fmt
 fmt: $(TOOLS) ## Format the code.
@@ -99,6 +100,7 @@ verify: lint ## Check all that CI checks beside the tests.
 	go mod tidy -diff
 	cd deploy && go mod tidy -diff
 	cd hack/cluster && go mod tidy -diff
+	cd test/e2e && go mod tidy -diff
 	cd hack/tools && go mod tidy -diff
 	hack/check-walls.sh $(BIN)/golangci-lint
 	hack/vulncheck.sh $(BIN)/govulncheck
