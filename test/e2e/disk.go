@@ -98,8 +98,24 @@ func removeLoop(path string) error {
 }
 
 // volume makes the PersistentVolume of the disk, as an administrator does, and the
-// claim of the same name that gets it.
+// claim that gets it.
 func (d *disk) volume(claim string) {
+	d.scene.Helper()
+	d.volumeOf(claim, topologyKey, corev1.PersistentVolumeSource{CSI: &corev1.CSIPersistentVolumeSource{
+		Driver:           driverName,
+		VolumeHandle:     d.node.name + "/" + d.scene.namespace,
+		VolumeAttributes: map[string]string{"device": d.link, "size": fmt.Sprint(diskSize)},
+	}})
+}
+
+// localVolume does the same without the driver: kubelet has volumes that are devices
+// of a node.
+func (d *disk) localVolume(claim string) {
+	d.scene.Helper()
+	d.volumeOf(claim, hostnameKey, corev1.PersistentVolumeSource{Local: &corev1.LocalVolumeSource{Path: d.loop}})
+}
+
+func (d *disk) volumeOf(claim, nodeKey string, source corev1.PersistentVolumeSource) {
 	s := d.scene
 	s.Helper()
 	size := fmt.Sprint(diskSize)
@@ -112,14 +128,10 @@ func (d *disk) volume(claim string) {
 			AccessModes:                   []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce},
 			PersistentVolumeReclaimPolicy: corev1.PersistentVolumeReclaimRetain,
 			ClaimRef:                      &corev1.ObjectReference{Namespace: s.namespace, Name: claim},
-			PersistentVolumeSource: corev1.PersistentVolumeSource{CSI: &corev1.CSIPersistentVolumeSource{
-				Driver:           driverName,
-				VolumeHandle:     d.node.name + "/" + s.namespace,
-				VolumeAttributes: map[string]string{"device": d.link, "size": size},
-			}},
+			PersistentVolumeSource:        source,
 			NodeAffinity: &corev1.VolumeNodeAffinity{Required: &corev1.NodeSelector{
 				NodeSelectorTerms: []corev1.NodeSelectorTerm{{MatchExpressions: []corev1.NodeSelectorRequirement{
-					{Key: topologyKey, Operator: corev1.NodeSelectorOpIn, Values: []string{d.node.name}},
+					{Key: nodeKey, Operator: corev1.NodeSelectorOpIn, Values: []string{d.node.name}},
 				}}},
 			}},
 		},
