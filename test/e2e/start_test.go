@@ -29,7 +29,7 @@ func TestStartOfPods(t *testing.T) {
 			return withClaim(podSpec(name, idle...), name)
 		}},
 	}
-	const rounds = 10
+	const rounds = 5
 	took := make([][]time.Duration, len(kinds))
 	for round := range rounds {
 		for i, kind := range kinds {
