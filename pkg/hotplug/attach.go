@@ -147,10 +147,12 @@ func (r *record) bind(ends *ends) {
 	r.Target.Pod = &pod
 }
 
-// isSame reports whether the record is what is asked for.
+// isSame reports whether the record is what is asked for, whatever name the device and
+// the container have in the request.
 func (r record) isSame(wanted record) bool {
 	return r.Number == wanted.Number && r.DiskSeq == wanted.DiskSeq && r.isSameContainer(wanted) &&
-		r.Path == wanted.Path && r.ReadOnly == wanted.ReadOnly && r.Owner == wanted.Owner
+		r.Path == wanted.Path && r.ReadOnly == wanted.ReadOnly && r.Owner == wanted.Owner &&
+		r.Volume == wanted.Volume && r.Shared == wanted.Shared && r.Restore == wanted.Restore
 }
 
 func (r record) isSameContainer(other record) bool {
@@ -174,7 +176,7 @@ func checkJoin(one record, ends *ends) error {
 	if err != nil {
 		return err
 	}
-	if state != nothing && !ends.place.isPlaceholder(info) {
+	if state != nothing && !ends.place.isMountFile(info) {
 		return fmt.Errorf("%w: there is %s at %s in the container already; choose another path, or remove it there", volume.ErrPrecondition, linux.TypeName(info.Type), one.Path)
 	}
 	if one.ReadOnly {

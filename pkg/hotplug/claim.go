@@ -43,17 +43,18 @@ func (m *Manager) openRequested(request Request) (*blockdev.Device, error) {
 }
 
 // checkExclusive returns an error where another attachment has the device, and
-// not both allow that, or one has it in the same container. Pods that ask for an
-// attachment share a volume as pods do.
+// not both allow that, or one in the same container has its number, be it for a disk
+// that has gone: a grant is for a number, and would be taken away with that one. Pods
+// that ask for an attachment share a volume as pods do.
 func checkExclusive(one record, all []record) error {
 	for _, other := range all {
-		if other.ID == one.ID || other.Number != one.Number || other.DiskSeq != one.DiskSeq {
+		if other.ID == one.ID || other.Number != one.Number {
 			continue
 		}
 		if other.isSameContainer(one) {
 			return fmt.Errorf("%w: device %s is attached to this container at %s (attachment %s, %s); detach it first", volume.ErrInUse, one.Number, other.Path, other.ID, other.State)
 		}
-		if !one.sharing() || !other.sharing() {
+		if other.DiskSeq == one.DiskSeq && (!one.sharing() || !other.sharing()) {
 			return fmt.Errorf("%w: device %s is attached to %s (attachment %s, %s); detach it there first, or have both share it", volume.ErrInUse, one.Number, other.Target, other.ID, other.State)
 		}
 	}

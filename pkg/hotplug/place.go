@@ -119,7 +119,7 @@ func (p place) make(number linux.DeviceNumber) (linux.FileID, error) {
 		return linux.FileID{}, err
 	case state == theNode:
 		return info.ID, nil
-	case state == another && !p.isPlaceholder(info):
+	case state == another && !p.isMountFile(info):
 		return linux.FileID{}, fmt.Errorf("%w: there is %s at %s in the container; choose another path, or remove it there", volume.ErrPrecondition, linux.TypeName(info.Type), p.path)
 	}
 	if p.container.foreign {
@@ -188,7 +188,7 @@ func (p place) mountNode(number linux.DeviceNumber) error {
 	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("make a file in the container to mount the node on: %w", err)
 	}
-	crashpoint.Here("placeholder made")
+	crashpoint.Here("file to mount on made")
 	file, err := linux.OpenPathAt(p.dir, p.name)
 	if err != nil {
 		return fmt.Errorf("open the file in the container: %w", err)
@@ -201,9 +201,9 @@ func (p place) mountNode(number linux.DeviceNumber) error {
 	return nil
 }
 
-// isPlaceholder reports whether a file is what mountNode mounts on, as a crash
+// isMountFile reports whether a file is what mountNode mounts on, as a crash
 // may leave it.
-func (p place) isPlaceholder(info linux.FileInfo) bool {
+func (p place) isMountFile(info linux.FileInfo) bool {
 	return p.container.foreign && info.Type == 0 && info.Size == 0 && !info.MountRoot
 }
 
@@ -223,7 +223,7 @@ func (p place) remove(number linux.DeviceNumber) error {
 			return err
 		}
 	}
-	if state == theNode || state == another && p.isPlaceholder(info) {
+	if state == theNode || state == another && p.isMountFile(info) {
 		if err := linux.RemoveFile(p.dir, p.name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("remove the node in the container: %w", err)
 		}

@@ -56,7 +56,11 @@ func (m *Manager) reconcileID(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	return ignoreHeld(m.reconcile(ctx, &one))
+	err = m.reconcile(ctx, &one)
+	if one.State == Held && errors.Is(err, volume.ErrInUse) {
+		return nil // That is what its record says.
+	}
+	return err
 }
 
 func (m *Manager) reconcile(ctx context.Context, one *record) error {
@@ -79,15 +83,6 @@ func (m *Manager) reconcile(ctx context.Context, one *record) error {
 	default:
 		return fmt.Errorf("%w: it is recorded with the state %q", volume.ErrInvalid, one.State)
 	}
-}
-
-// ignoreHeld returns nil where an attachment was not released since processes hold
-// the device: that is what its record says.
-func ignoreHeld(err error) error {
-	if errors.Is(err, volume.ErrInUse) {
-		return nil
-	}
-	return err
 }
 
 // verify sees that what is attached is so still.

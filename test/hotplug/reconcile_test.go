@@ -144,9 +144,14 @@ func TestAnotherDiskHasTheNumber(t *testing.T) {
 		_, err = container.read(t, container.ownNode(t, other), 1)
 		wantRefused(t, err)
 		rig.Must(t, again.Reconcile(ctx)) // It stays to be seen.
+		// To take away what was granted of the number would take it from the other disk.
+		_, err = again.Attach(ctx, container.request(other, "/dev/xvdb"))
+		wantErrorOf(t, err, volume.ErrInUse, "(attachment "+attached.ID+", Lost); detach it first")
 		_, err = again.Detach(ctx, attached.ID)
 		rig.Must(t, err)
 		wantNoAttachment(t, again)
+		_, err = again.Attach(ctx, container.request(other, "/dev/xvdb"))
+		rig.Must(t, err)
 	})
 }
 
@@ -214,9 +219,17 @@ func TestClaims(t *testing.T) {
 	attached, err := node.Attach(ctx, request)
 	rig.Must(t, err)
 	wantErrorOf(t, node.stage(t, "vol", disk), volume.ErrInUse, "is staged as volume hot-attach/"+attached.ID)
-	request.Path = "/dev/xvdc"
-	_, err = node.Attach(ctx, request)
-	wantErrorOf(t, err, volume.ErrInUse, "is attached to this container at /dev/xvdb")
+	// What is asked for otherwise is not there already.
+	for _, change := range []func(*hotplug.Request){
+		func(r *hotplug.Request) { r.Path = "/dev/xvdc" },
+		func(r *hotplug.Request) { r.ReadOnly = true },
+		func(r *hotplug.Request) { r.Shared = true },
+	} {
+		other := request
+		change(&other)
+		_, err = node.Attach(ctx, other)
+		wantErrorOf(t, err, volume.ErrInUse, "is attached to this container at /dev/xvdb")
+	}
 	_, err = node.Detach(ctx, attached.ID)
 	rig.Must(t, err)
 	rig.Must(t, node.stage(t, "vol", disk))
