@@ -37,12 +37,16 @@ test: deps ## Run the tests, as root: they use real devices, mounts and containe
 	cd deploy && go test -count=1 $(TESTFLAGS) ./...
 	cd hack/cluster && go test -count=1 $(TESTFLAGS) ./...
 
-# Tests that start a whole container runtime or systemd.
-RUNTIMES := ^Test(CRI|Systemd)
+# Tests that start a whole container runtime, systemd, or machine.
+RUNTIMES := ^Test(CRI|Systemd|VM)
 
 .PHONY: runtimes
 runtimes: deps ## Attach devices to pods of a real containerd, and to units of a real systemd. As root.
 	go test -race -count=1 -p 1 -run='$(RUNTIMES)' $(TESTFLAGS) ./test/hotplug ./test/systemd
+
+.PHONY: test-vm
+test-vm: deps ## Run the tests that need real disks, in guest machines. As root.
+	go test -count=1 -timeout=60m -run='^TestVM' $(TESTFLAGS) ./test/vm
 
 .PHONY: crash
 # The plugin that is killed is a process of its own, so the race detector, without

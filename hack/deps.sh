@@ -20,6 +20,8 @@ needs=(
   "cryptsetup cryptsetup-bin"
   "fio fio"                # for the benchmarks
   "strace strace"          # to see what a publish does
+  "qemu-system-x86_64 qemu-system-x86" # guest machines, put together from Debian's packages
+  "cpio cpio"
   "gcc gcc"                # for the race detector
 )
 

@@ -1,0 +1,95 @@
+package vm
+
+import (
+	"bufio"
+	"context"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rawblock-csi/rawblock-csi/test/vm/wire"
+)
+
+// testLimit bounds a package's tests in a guest.
+const testLimit = 15 * time.Minute
+
+// module is the path that the packages of Test are in.
+const module = "github.com/rawblock-csi/rawblock-csi/"
+
+// Test runs the tests of a package of this module in the guest, such as
+// test/vm/removal; args are flags of its test binary. Its output is this test's,
+// which fails where one of them fails or is skipped.
+func (g *Guest) Test(t testing.TB, name string, args ...string) {
+	t.Helper()
+	g.TestWith(t, nil, name, args...)
+}
+
+// TestWith does the same with additions to the environment.
+func (g *Guest) TestWith(t testing.TB, environment []string, name string, args ...string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), testLimit)
+	defer cancel()
+	name = strings.TrimPrefix(name, "./")
+	binary := filepath.Join(t.TempDir(), "tests")
+	must(t, build(ctx, binary, "test", "-c", module+name))
+	inside := "/tmp/" + filepath.Base(name) + ".test"
+	must(t, g.Put(ctx, binary, inside))
+	results := watch()
+	err := g.Execute(ctx, results, wire.Command{
+		Args:        append([]string{inside, "-test.v", "-test.timeout=" + testLimit.String()}, args...),
+		Environment: environment, Dir: "/tmp",
+	})
+	results.finish()
+	switch {
+	case err != nil:
+		t.Errorf("the tests of %s in the guest: %v", name, err)
+	case len(results.skipped) > 0:
+		t.Errorf("tests of %s were skipped in the guest: %s", name, strings.Join(results.skipped, ", "))
+	case results.passed == 0:
+		t.Errorf("no test of %s ran in the guest", name)
+	}
+	t.Logf("%s: %d tests passed in the guest.", name, results.passed)
+}
+
+// watcher passes the output of tests on, and counts.
+type watcher struct {
+	*io.PipeWriter
+	done    chan struct{}
+	passed  int
+	skipped []string
+}
+
+var result = regexp.MustCompile(`^\s*--- (PASS|SKIP): (\S+)`)
+
+func watch() *watcher {
+	reader, writer := io.Pipe()
+	w := &watcher{PipeWriter: writer, done: make(chan struct{})}
+	go func() {
+		defer close(w.done)
+		lines := bufio.NewReader(reader)
+		for {
+			line, err := lines.ReadString('\n')
+			if err != nil {
+				return
+			}
+			io.WriteString(os.Stdout, line)
+			switch found := result.FindStringSubmatch(line); {
+			case found == nil:
+			case found[1] == "PASS":
+				w.passed++
+			default:
+				w.skipped = append(w.skipped, found[2])
+			}
+		}
+	}()
+	return w
+}
+
+func (w *watcher) finish() {
+	w.Close()
+	<-w.done
+}
