@@ -3,7 +3,6 @@
 
 BIN     := $(CURDIR)/bin
 VERSION ?= $(shell git describe --always --dirty 2>/dev/null || echo unknown)
-IMAGE   ?= ghcr.io/rawblock-csi/rawblock-csi:$(VERSION)
 
 # How long `make fuzz` looks at each target, and how often `make bench` measures.
 FUZZTIME  ?= 10s
@@ -92,6 +91,7 @@ lint: $(TOOLS) ## Run the linters.
 	$(BIN)/golangci-lint run ./...
 	cd deploy && $(BIN)/golangci-lint run --config ../.golangci.yml ./...
 	cd hack/cluster && $(BIN)/golangci-lint run --config ../../.golangci.yml ./...
+	cd hack/image && $(BIN)/golangci-lint run --config ../../.golangci.yml ./...
 	cd test/e2e && $(BIN)/golangci-lint run --config ../../.golangci.yml ./...
 
 .PHONY: fmt
@@ -104,18 +104,21 @@ verify: lint ## Check all that CI checks beside the tests.
 	go mod tidy -diff
 	cd deploy && go mod tidy -diff
 	cd hack/cluster && go mod tidy -diff
+	cd hack/image && go mod tidy -diff
 	cd test/e2e && go mod tidy -diff
 	cd hack/tools && go mod tidy -diff
 	hack/check-walls.sh $(BIN)/golangci-lint
 	hack/vulncheck.sh $(BIN)/govulncheck
+	cd hack/image && go test -count=1 ./...
 
 .PHONY: image
-image: ## Build the container image for this machine's architecture. Needs Docker.
-	docker build --build-arg VERSION=$(VERSION) -t $(IMAGE) .
+image: ## Build the container image and its bill of materials in dist/, the same ones for the same commit.
+	rm -rf dist
+	cd hack/image && go run . -version $(VERSION) -o ../../dist
 
 .PHONY: clean
 clean: ## Remove what was built.
-	rm -rf $(BIN)
+	rm -rf $(BIN) dist
 
 $(TOOLS): hack/tools/go.mod
 	cd hack/tools && GOBIN=$(BIN) go install tool
