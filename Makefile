@@ -92,6 +92,7 @@ lint: $(TOOLS) ## Run the linters.
 	cd deploy && $(BIN)/golangci-lint run --config ../.golangci.yml ./...
 	cd hack/cluster && $(BIN)/golangci-lint run --config ../../.golangci.yml ./...
 	cd hack/image && $(BIN)/golangci-lint run --config ../../.golangci.yml ./...
+	cd hack/diagrams && $(BIN)/golangci-lint run --config ../../.golangci.yml ./...
 	cd test/e2e && $(BIN)/golangci-lint run --config ../../.golangci.yml ./...
 
 .PHONY: fmt
@@ -105,16 +106,22 @@ verify: lint ## Check all that CI checks beside the tests.
 	cd deploy && go mod tidy -diff
 	cd hack/cluster && go mod tidy -diff
 	cd hack/image && go mod tidy -diff
+	cd hack/diagrams && go mod tidy -diff
 	cd test/e2e && go mod tidy -diff
 	cd hack/tools && go mod tidy -diff
 	hack/check-walls.sh $(BIN)/golangci-lint
 	hack/vulncheck.sh $(BIN)/govulncheck
+	cd hack/diagrams && go run . -check
 	cd hack/image && go test -count=1 ./...
 
 .PHONY: image
 image: ## Build the container image and its bill of materials in dist/, the same ones for the same commit.
 	rm -rf dist
 	cd hack/image && go run . -version $(VERSION) -o ../../dist
+
+.PHONY: diagrams
+diagrams: ## Draw the pictures of the documentation from their sources.
+	cd hack/diagrams && go run .
 
 .PHONY: clean
 clean: ## Remove what was built.
