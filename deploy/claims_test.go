@@ -55,7 +55,7 @@ func parameters(t *testing.T) map[string][]string {
 		t.Fatal(err)
 	}
 	known := map[string][]string{}
-	row := regexp.MustCompile("(?m)^\\| (file|disk) \\| `([a-zA-Z]+)` \\| ([^|]*) \\|")
+	row := regexp.MustCompile("(?m)^\\| (all|file|disk) \\| `([a-zA-Z]+)` \\| ([^|]*) \\|")
 	for _, match := range row.FindAllStringSubmatch(string(text), -1) {
 		for value := range strings.SplitSeq(match[3], ", ") {
 			known[match[1]+" "+match[2]] = append(known[match[1]+" "+match[2]], strings.Trim(value, "`\""))

@@ -11,7 +11,7 @@ import (
 )
 
 // guides are what users read to install the driver, and to be rid of it.
-var guides = []string{"deploy.md", "tutorial.md", "upgrade.md", "uninstall.md"}
+var guides = []string{"deploy.md", "tutorial.md", "upgrade.md", "uninstall.md", "encryption.md"}
 
 // What the guides name is there: folders that are applied, remote ones too, and files
 // that are linked.

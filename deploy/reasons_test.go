@@ -29,6 +29,7 @@ func TestPrivilegesHaveReasons(t *testing.T) {
 		components + "/expansion/deployment.yaml", components + "/expansion/rbac.yaml",
 		components + "/snapshots/daemonset.yaml", components + "/snapshots/rbac.yaml",
 		components + "/hotplug/daemonset.yaml",
+		components + "/encryption/daemonset.yaml",
 		components + "/kubelet/microk8s/daemonset.yaml", components + "/kubelet/microk8s/deployment.yaml",
 		components + "/kubelet/k0s/daemonset.yaml", components + "/kubelet/k0s/deployment.yaml",
 		components + "/runtime/k3s/daemonset.yaml", components + "/runtime/microk8s/daemonset.yaml",

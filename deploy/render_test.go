@@ -47,7 +47,7 @@ func TestRendered(t *testing.T) {
 	for name, dir := range map[string]string{
 		"base": base, "sidecars": sidecars, "default": standard, "snapshots": snapshots, "hotplug": hotplug,
 		"full": full, "k3s": k3s, "microk8s": microk8s, "k0s": k0s, "talos": talos, "openshift": openshift,
-		"examples": examples, "provisioned": provisioned, "restored": restored, "attached": attached,
+		"examples": examples, "provisioned": provisioned, "restored": restored, "attached": attached, "encrypted": encrypted,
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := render(t, dir).AsYaml()
@@ -100,6 +100,7 @@ var kinds = map[string]func() any{
 	"v1 Namespace":                                    func() any { return new(corev1.Namespace) },
 	"v1 ServiceAccount":                               func() any { return new(corev1.ServiceAccount) },
 	"v1 ConfigMap":                                    func() any { return new(corev1.ConfigMap) },
+	"v1 Secret":                                       func() any { return new(corev1.Secret) },
 	"v1 PersistentVolume":                             func() any { return new(corev1.PersistentVolume) },
 	"v1 PersistentVolumeClaim":                        func() any { return new(corev1.PersistentVolumeClaim) },
 	"v1 Pod":                                          func() any { return new(corev1.Pod) },

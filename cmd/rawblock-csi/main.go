@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	"k8s.io/klog/v2"
@@ -23,6 +24,7 @@ import (
 	"github.com/rawblock-csi/rawblock-csi/pkg/config"
 	"github.com/rawblock-csi/rawblock-csi/pkg/driver"
 	"github.com/rawblock-csi/rawblock-csi/pkg/pool/static"
+	"github.com/rawblock-csi/rawblock-csi/pkg/program"
 	"github.com/rawblock-csi/rawblock-csi/pkg/publish"
 )
 
@@ -31,6 +33,11 @@ var version = "unknown"
 
 // adminSocket is the name of the admin socket in the state directory.
 const adminSocket = "admin.sock"
+
+// hostNamespace is the mount namespace that the programs of the host are run in: that of
+// process 1, which is the host's where the plugin sees the processes of the host, and
+// otherwise its own.
+const hostNamespace = "/proc/1/ns/mnt"
 
 type flags struct {
 	driver.Options
@@ -73,6 +80,8 @@ func run(args []string, stdout, stderr io.Writer) error {
 	options.ControllerExpansion = settings.ControllerExpansion
 	options.Devices = static.New(settings.Devices.Patterns(), options.Sysfs)
 
+	setEncryption(settings.Encryption, program.New(hostNamespace), &options)
+
 	if err := options.Check(); err != nil {
 		return err
 	}
@@ -82,6 +91,11 @@ func run(args []string, stdout, stderr io.Writer) error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
+	lock, err := lockNode(ctx, flags.stateDir)
+	if err != nil {
+		return err
+	}
+	defer lock.Release()
 	pools, err := openPools(ctx, settings.Pools, options.Sysfs)
 	if err != nil {
 		return err
@@ -96,10 +110,11 @@ func run(args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 	defer attachments.close()
+	operator := newOperator(flags, settings.Pools, attachments, options)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return driver.Run(ctx, options) })
 	group.Go(func() error { return attachments.Run(ctx) })
-	group.Go(func() error { return admin.Serve(ctx, adminPath, attachments) })
+	group.Go(func() error { return admin.Serve(ctx, adminPath, attachments, operator) })
 	return group.Wait()
 }
 
@@ -157,10 +172,24 @@ func startLogging(format string, verbosity int, w io.Writer) error {
 	case "text":
 	case "json":
 		// logr's verbosity n is slog's level -n.
-		handler := slog.NewJSONHandler(w, &slog.HandlerOptions{Level: slog.Level(-verbosity)})
+		handler := slog.NewJSONHandler(w, &slog.HandlerOptions{Level: slog.Level(-verbosity), ReplaceAttr: plainJSON})
 		klog.SetSlogLogger(slog.New(handler))
 	default:
 		return fmt.Errorf("--logging-format is %q; expected text or json", format)
 	}
 	return nil
+}
+
+// plainJSON writes the level as INFO or ERROR, since logr knows no others, and
+// durations in seconds, as metrics have them.
+func plainJSON(_ []string, attribute slog.Attr) slog.Attr {
+	switch value := attribute.Value.Any().(type) {
+	case slog.Level:
+		if value < slog.LevelError {
+			return slog.String(attribute.Key, slog.LevelInfo.String())
+		}
+	case time.Duration:
+		return slog.Float64(attribute.Key, value.Seconds())
+	}
+	return attribute
 }

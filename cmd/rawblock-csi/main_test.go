@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 	rig.Main(m)
 }
 
-func program(t *testing.T, args ...string) (command *exec.Cmd, stdout, stderr *bytes.Buffer) {
+func newProgram(t *testing.T, args ...string) (command *exec.Cmd, stdout, stderr *bytes.Buffer) {
 	t.Helper()
 	stdout, stderr = new(bytes.Buffer), new(bytes.Buffer)
 	command = exec.CommandContext(rig.Context(t), os.Args[0], args...)
@@ -64,7 +64,7 @@ func TestCommandLine(t *testing.T) {
 		"kubelet in tree": {[]string{"--node-id=x", "--kubelet-dir=kubelet"}, 1, "", []string{`"kubelet" is not an absolute path`}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			command, stdout, stderr := program(t, test.args...)
+			command, stdout, stderr := newProgram(t, test.args...)
 			err := command.Run()
 			if got := command.ProcessState.ExitCode(); got != test.exit {
 				t.Errorf("ended with %d (%v), want %d", got, err, test.exit)
@@ -127,7 +127,7 @@ func TestRunAndStop(t *testing.T) {
 			kubeletDir, stateDir, disk := rig.KubeletDir(t), rig.StateDir(t), rig.NewDisk(t, rig.MiB)
 			config, socket := filepath.Join(t.TempDir(), "config.yaml"), kubeletDir+"/csi.sock"
 			rig.Must(t, os.WriteFile(config, []byte("maxVolumes: 7\npools: []\ndevices: {allow: [/dev/loop*]}\n"), 0o600))
-			command, stdout, stderr := program(t, "--endpoint=unix://"+socket, "--node-id=node-1", "--kubelet-dir="+kubeletDir,
+			command, stdout, stderr := newProgram(t, "--endpoint=unix://"+socket, "--node-id=node-1", "--kubelet-dir="+kubeletDir,
 				"--state-dir="+stateDir, "--config="+config, "--v=5", "--logging-format="+format)
 			rig.Must(t, command.Start())
 			plugin, ctx := rig.Connect(t, socket, kubeletDir), rig.Context(t)

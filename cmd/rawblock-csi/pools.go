@@ -11,6 +11,8 @@ import (
 	"github.com/rawblock-csi/rawblock-csi/pkg/driver"
 	"github.com/rawblock-csi/rawblock-csi/pkg/pool/disk"
 	"github.com/rawblock-csi/rawblock-csi/pkg/pool/file"
+	"github.com/rawblock-csi/rawblock-csi/pkg/pool/lvm"
+	"github.com/rawblock-csi/rawblock-csi/pkg/program"
 )
 
 // pools are the pools of a node, by their names.
@@ -32,8 +34,11 @@ func openPools(ctx context.Context, settings []config.Pool, sysfs blockdev.Sysfs
 }
 
 func openPool(ctx context.Context, setting config.Pool, sysfs blockdev.Sysfs) (driver.Pool, error) {
-	if setting.Disk != nil {
+	switch {
+	case setting.Disk != nil:
 		return disk.New(ctx, setting.Name, diskOptions(*setting.Disk), sysfs)
+	case setting.LVM != nil:
+		return openLVM(ctx, setting.Name, *setting.LVM, sysfs)
 	}
 	return file.New(ctx, setting.Name, file.Options{
 		Directory:  setting.File.Directory,
@@ -48,6 +53,15 @@ func diskOptions(setting config.DiskPool) disk.Options {
 		options.Exclude = append(options.Exclude, disk.Selector(exclude))
 	}
 	return options
+}
+
+func openLVM(ctx context.Context, name string, setting config.LVMPool, sysfs blockdev.Sysfs) (driver.Pool, error) {
+	options := lvm.Options{VolumeGroup: setting.VolumeGroup, ThinPool: setting.ThinPool, Overcommit: setting.Overcommit, Wipe: setting.Wipe}
+	host := program.New(hostNamespace)
+	if setting.ThinPool != "" {
+		return lvm.NewThin(ctx, name, options, host, sysfs)
+	}
+	return lvm.New(ctx, name, options, host, sysfs)
 }
 
 // close ends what pools do in the background. What it leaves undone is gone on

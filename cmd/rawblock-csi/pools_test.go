@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -19,14 +20,23 @@ func TestOpenPools(t *testing.T) {
 - {name: files-2, file: {directory: ` + folder + `/2, capacity: 1Mi, overcommit: 2}}
 - {name: disks-1, disk: {match: {paths: [` + small.Path + `]}}}
 - {name: disks-2, disk: {match: {paths: [` + large.Path + `]}, layout: whole, wipe: zero}}
+- {name: group-1, lvm: {volumeGroup: rawblock-missing}}
+- {name: group-2, lvm: {volumeGroup: rawblock-missing, thinPool: tp0, overcommit: 2}}
 `))
 	rig.Must(t, err)
 	opened, err := openPools(t.Context(), settings.Pools, blockdev.NewSysfs("/sys"))
 	rig.Must(t, err)
 	defer opened.close()
-	for _, name := range []string{"files-1", "files-2", "disks-1", "disks-2"} {
+	for _, name := range []string{"files-1", "files-2", "disks-1", "disks-2", "group-1", "group-2"} {
 		if opened[name] == nil {
 			t.Errorf("there is no pool %s among %v", name, opened)
+		}
+	}
+	for name, want := range map[string]bool{"group-1": false, "group-2": true} {
+		if _, can := opened[name].(interface {
+			DeleteSnapshot(ctx context.Context, name string) error
+		}); can != want {
+			t.Errorf("pool %s makes snapshots: %t", name, can)
 		}
 	}
 	registry := prometheus.NewRegistry()

@@ -16,8 +16,11 @@ var update = flag.Bool("update", false, "write docs/reference/rawblockctl.md ane
 func TestReference(t *testing.T) {
 	const path = "../../docs/reference/rawblockctl.md"
 	page := new(strings.Builder)
-	page.WriteString("# rawblockctl\n\nThe tool of a node's administrator for [hot attach](../hot-attach.md). This page is what its\n`--help` says.\n")
-	for _, command := range []string{"", "attach", "detach", "list", "version", "completion"} {
+	page.WriteString("# rawblockctl\n\nThe tool of a node's administrator: what there is on a node, what is wrong with it, and\n[hot attach](../hot-attach.md). [Why it works without a plugin](../adr/0018-operator-tool.md). This\npage is what its `--help` says.\n")
+	for _, command := range []string{
+		"", "status", "volumes", "disks", "capacity", "inspect", "doctor", "wipe", "release",
+		"attach", "detach", "list", "version", "completion",
+	} {
 		var out, err bytes.Buffer
 		if code := run(t.Context(), append(strings.Fields(command), "--help"), &out, &err); code != exitDone {
 			t.Fatalf("%s --help ended with %d: %s", command, code, &err)

@@ -18,6 +18,7 @@ const (
 	exitRefused
 	exitUnreachable
 	exitAgain
+	exitFindings
 
 	// exitInterrupted is that of a program that SIGINT ended, as shells have it.
 	exitInterrupted = 130
@@ -27,11 +28,12 @@ const exitHelp = `Exit codes:
   0    done
   1    any other failure; the message says which
   2    the command line, or a value in it, is wrong
-  3    there is no such device, container or attachment
+  3    there is no such device, volume, container or attachment
   4    the device is in use, or still held by processes
-  5    refused: the container cannot have the device so
+  5    refused: it cannot be done so
   6    no plugin answers on the socket
   7    not done in time, or something else is under way; try again
+  8    doctor: something is left over, or wrong
   130  interrupted (Ctrl-C, SIGTERM)
 Of several attachments, the first that failed counts. Errors are told on stderr.`
 
@@ -40,6 +42,7 @@ var codes = []struct {
 	err  error
 	code int
 }{
+	{errFindings, exitFindings},
 	{admin.ErrUnreachable, exitUnreachable},
 	{context.DeadlineExceeded, exitAgain},
 	{context.Canceled, exitAgain}, // The plugin was stopped.

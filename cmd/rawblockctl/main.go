@@ -1,7 +1,8 @@
-// Command rawblockctl is the tool of a node's administrator: it asks the plugin that
-// runs on the node to attach a device to a container that runs, and to detach it.
-// Each command has a file; what they print is in output.go, and with which code they
-// end in exit.go.
+// Command rawblockctl is the tool of a node's administrator: it shows what the plugin
+// has on the node, finds and mends what is left over, and has devices attached to
+// containers that run. It asks the plugin; node.go is what it does where none answers.
+// Commands have files; what they print is in output.go and render.go, and with which code
+// they end in exit.go.
 package main
 
 import (
@@ -49,8 +50,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 }
 
 // say tells of an error, in one line.
-func say(w io.Writer, err error) {
-	fmt.Fprintln(w, "rawblockctl:", oneLine(err.Error())) //nolint:errcheck // There is nowhere else to say it.
+func say(w io.Writer, err error) { sayText(w, err.Error()) }
+
+func sayText(w io.Writer, text string) {
+	fmt.Fprintln(w, "rawblockctl:", oneLine(text)) //nolint:errcheck // There is nowhere else to say it.
 }
 
 // toldError is an error that has been told of already.

@@ -28,6 +28,8 @@ import (
 type plugin struct {
 	asked hotplug.Request
 	list  []hotplug.Attachment
+	// revoked are the attachments that were detached by force.
+	revoked []string
 	// answers are the errors of the next calls.
 	answers []error
 }
@@ -65,6 +67,13 @@ func (p *plugin) Detach(_ context.Context, id string) (hotplug.Attachment, error
 	return attachment, err
 }
 
+func (p *plugin) Revoke(_ context.Context, id string) (hotplug.Attachment, error) {
+	p.revoked = append(p.revoked, id)
+	attachment := example
+	attachment.ID = id
+	return attachment, p.next()
+}
+
 func (p *plugin) List(context.Context) ([]hotplug.Attachment, error) { return p.list, p.next() }
 
 var example = hotplug.Attachment{
@@ -85,7 +94,7 @@ func (p *plugin) serve(t *testing.T) string {
 	socket := filepath.Join(folder, "admin.sock")
 	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
 	ended := make(chan error, 1)
-	go func() { ended <- admin.Serve(ctx, socket, p) }()
+	go func() { ended <- admin.Serve(ctx, socket, p, nil) }()
 	t.Cleanup(func() { stop(); must(t, <-ended) })
 	for {
 		if conn, err := net.Dial("unix", socket); err == nil {
@@ -153,7 +162,7 @@ func TestWrongCommandLines(t *testing.T) {
 		"detach --wait=maybe a":                          `invalid argument "maybe" for "--wait"`,
 		"version 1":                                      `unknown command "1" for "rawblockctl version"; see rawblockctl version --help`,
 		"detach":                                         "requires at least 1 arg",
-		"list -o yaml":                                   `--output is "yaml"; expected one of`,
+		"list -o xml":                                    `--output is "xml"; expected one of`,
 		"list --timeout -1s":                             "--timeout is -1s",
 		"lsit":                                           `unknown command "lsit" for "rawblockctl"; see rawblockctl --help`,
 		"list --verbose":                                 "unknown flag: --verbose",
@@ -221,6 +230,34 @@ func TestDetach(t *testing.T) {
 	code, stdout, stderr = ctl(t, fake.serve(t), "detach", "a", "b")
 	if code != exitNotFound || stdout != "b: detached\n" || stderr != "rawblockctl: not found: attachment a\n" {
 		t.Errorf("ended with %d, printed %q and %q", code, stdout, stderr)
+	}
+}
+
+// Nothing is taken from a process before somebody has said whose volume it is.
+func TestDetachByForce(t *testing.T) {
+	held := example
+	held.ID, held.Holders = "a", []hotplug.Holder{{PID: 4711, Command: "postgres"}}
+	for name, test := range map[string]struct {
+		args    string
+		code    int
+		says    string
+		revoked []string
+	}{
+		"confirmed":         {"a --confirm " + source(example), exitDone, "a: detached", []string{"a"}},
+		"another volume":    {"a --confirm files/another@node-1", exitUsage, "nothing was done", nil},
+		"nothing typed":     {"a", exitUsage, "postgres", nil},
+		"by a program":      {"a -o json", exitUsage, "a program confirms it with --confirm " + source(example), nil},
+		"no such":           {"b --confirm " + source(example), exitNotFound, "there is no attachment b", nil},
+		"two at once":       {"a b --confirm " + source(example), exitUsage, "--force takes the device of one attachment, not of 2", nil},
+		"to wait beside it": {"a --wait", exitUsage, "none of the others can be", nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			fake := &plugin{list: []hotplug.Attachment{held}}
+			code, out, text := ctl(t, fake.serve(t), append([]string{"detach", "--force"}, strings.Fields(test.args)...)...)
+			if code != test.code || !strings.Contains(out+text, test.says) || !slices.Equal(fake.revoked, test.revoked) {
+				t.Errorf("it ends with %d, after %v: %s%s", code, fake.revoked, out, text)
+			}
+		})
 	}
 }
 

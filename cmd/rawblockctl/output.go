@@ -21,9 +21,11 @@ type output struct {
 	w      io.Writer
 	format string
 	now    time.Time
+	// colour says that there is to be colour.
+	colour bool
 }
 
-func newOutput(w io.Writer, format string) output { return output{w, format, time.Now()} }
+func newOutput(w io.Writer, format string) output { return output{w, format, time.Now(), coloured(w)} }
 
 func (o output) json(value any) error {
 	encoder := json.NewEncoder(o.w)
@@ -67,8 +69,8 @@ var columns = []column{
 }
 
 func (o output) list(attachments []hotplug.Attachment) error {
-	if o.format == outputJSON {
-		return o.json(attachments)
+	if o.isData() {
+		return o.data(attachments)
 	}
 	if len(attachments) == 0 {
 		_, err := fmt.Fprintln(o.w, "Nothing is attached to running containers on this node.")
@@ -93,15 +95,15 @@ func (o output) list(attachments []hotplug.Attachment) error {
 }
 
 func (o output) attachment(attachment hotplug.Attachment) error {
-	if o.format == outputJSON {
-		return o.json(attachment)
+	if o.isData() {
+		return o.data(attachment)
 	}
 	return o.line("%s: %s (%s, %s) is attached to %s at %s", attachment.ID, source(attachment), size(attachment.Size), access(attachment), attachment.Target, attachment.Path)
 }
 
 func (o output) plan(plan hotplug.Plan) error {
-	if o.format == outputJSON {
-		return o.json(plan)
+	if o.isData() {
+		return o.data(plan)
 	}
 	if err := o.line("This would be done:"); err != nil {
 		return err
@@ -116,8 +118,8 @@ func (o output) plan(plan hotplug.Plan) error {
 
 // detached prints what has become of attachments that were to be detached.
 func (o output) detached(attachments []hotplug.Attachment) error {
-	if o.format == outputJSON {
-		return o.json(append([]hotplug.Attachment{}, attachments...)) // None is [], not null.
+	if o.isData() {
+		return o.data(append([]hotplug.Attachment{}, attachments...)) // None is [], not null.
 	}
 	for _, attachment := range attachments {
 		if attachment.State != hotplug.Detached {

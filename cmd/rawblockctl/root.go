@@ -17,6 +17,7 @@ type tool struct {
 	socket  string
 	timeout time.Duration
 	output  string
+	nodeFlags
 	// understood says that the command line was right, and a command has begun.
 	understood bool
 }
@@ -26,20 +27,29 @@ const (
 	outputTable = "table"
 	outputWide  = "wide"
 	outputJSON  = "json"
+	outputYAML  = "yaml"
 )
 
-var outputs = []string{outputTable, outputWide, outputJSON}
+var outputs = []string{outputTable, outputWide, outputJSON, outputYAML}
 
 func (t *tool) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "rawblockctl",
-		Short: "Give raw block devices to containers that run, and take them away",
-		Long: `rawblockctl asks the rawblock-csi plugin of this node to give a raw block device to a
-container that is already running, or to take it away, without restarting the container.
+		Short: "See and mend what rawblock-csi has on this node",
+		Long: `rawblockctl is the tool of a node's administrator. It shows what the rawblock-csi plugin has
+on this node and who uses it, finds and mends what is left over, and gives raw block devices to
+containers that are already running.
 
-It needs root, and a plugin that runs. With Kubernetes, the plugin's image has it:
+In trouble, begin with:
 
-  kubectl -n rawblock-csi exec POD-OF-THE-NODE -c plugin -- /rawblockctl list
+  rawblockctl status            what there is, and what is wrong
+  rawblockctl doctor            what is left over, what that means, and what to type
+  rawblockctl inspect VOLUME    the whole way of a volume, from its medium to its container
+
+It needs root. It asks the plugin; where none answers, what only looks, and doctor --fix, go
+to the media and the kernel themselves, and say so. With Kubernetes, the plugin's image has it:
+
+  kubectl -n rawblock-csi exec POD-OF-THE-NODE -c plugin -- /rawblockctl status
 
 ` + exitHelp,
 		Version:       version,
@@ -52,9 +62,11 @@ It needs root, and a plugin that runs. With Kubernetes, the plugin's image has i
 	flags := root.PersistentFlags()
 	flags.StringVar(&t.socket, "socket", "/run/rawblock-csi/admin.sock", "the plugin's admin socket: admin.sock in its --state-dir")
 	flags.DurationVar(&t.timeout, "timeout", 30*time.Second, "how long to wait until it is done; 0: for ever")
-	flags.StringVarP(&t.output, "output", "o", outputTable, "table, wide (more columns) or json (stable, for programs)")
+	flags.StringVarP(&t.output, "output", "o", outputTable, "table, wide (more columns), json or yaml (stable, for programs)")
+	t.add(flags)
 	complete(root, "output", outputs...)
-	root.AddCommand(t.attach(), t.detach(), t.list(), t.version())
+	root.AddCommand(t.status(), t.volumes(), t.disks(), t.capacity(), t.inspect(), t.doctor(), t.wipe(), t.release(),
+		t.attach(), t.detach(), t.list(), t.version())
 	return root
 }
 
@@ -86,16 +98,29 @@ func complete(command *cobra.Command, flag string, values ...string) {
 // begin returns what a command calls the plugin with. From here on, the command line
 // counts as understood.
 func (t *tool) begin(ctx context.Context) (context.Context, context.CancelFunc, *admin.Client, error) {
+	if err := t.understand(); err != nil {
+		return nil, nil, nil, err
+	}
+	ctx, cancel := t.limit(ctx)
+	return ctx, cancel, admin.NewClient(t.socket), nil
+}
+
+// understand checks what all commands have in common.
+func (t *tool) understand() error {
 	t.understood = true
 	if !slices.Contains(outputs, t.output) {
-		return nil, nil, nil, fmt.Errorf("%w: --output is %q; expected one of %q", volume.ErrInvalid, t.output, outputs)
+		return fmt.Errorf("%w: --output is %q; expected one of %q", volume.ErrInvalid, t.output, outputs)
 	}
 	if t.timeout < 0 {
-		return nil, nil, nil, fmt.Errorf("%w: --timeout is %s; expected 0 or more", volume.ErrInvalid, t.timeout)
+		return fmt.Errorf("%w: --timeout is %s; expected 0 or more", volume.ErrInvalid, t.timeout)
 	}
-	cancel := context.CancelFunc(func() {})
-	if t.timeout > 0 {
-		ctx, cancel = context.WithTimeout(ctx, t.timeout)
+	return nil
+}
+
+// limit returns a context that ends when --timeout says.
+func (t *tool) limit(ctx context.Context) (context.Context, context.CancelFunc) {
+	if t.timeout == 0 {
+		return ctx, func() {}
 	}
-	return ctx, cancel, admin.NewClient(t.socket), nil
+	return context.WithTimeout(ctx, t.timeout)
 }

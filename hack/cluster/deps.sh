@@ -19,6 +19,7 @@ needs=(
   "losetup mount"          # kubelet runs it on what is published
   "mkfs.xfs xfsprogs"      # snapshots share data there (reflink)
   "git git"
+  "jq jq"                  # in the commands of docs/uninstall.md
 )
 
 missing=()

@@ -42,6 +42,10 @@ func (a attachments) Detach(ctx context.Context, id string) (hotplug.Attachment,
 	return a.detach(ctx, id)
 }
 
+func (a attachments) Revoke(ctx context.Context, id string) (hotplug.Attachment, error) {
+	return a.detach(ctx, "forced "+id)
+}
+
 func (a attachments) List(context.Context) ([]hotplug.Attachment, error) { return a.list() }
 
 // serve serves until the test ends, and returns the socket and what was logged.
@@ -55,7 +59,7 @@ func serve(t *testing.T, served attachments) (path string, log func() string) {
 	logger := ktesting.NewLogger(t, ktesting.NewConfig(ktesting.Verbosity(2), ktesting.BufferLogs(true)))
 	ctx, stop := context.WithCancel(klog.NewContext(context.WithoutCancel(t.Context()), logger))
 	ended := make(chan error, 1)
-	go func() { ended <- admin.Serve(ctx, path, served) }()
+	go func() { ended <- admin.Serve(ctx, path, served, nil) }()
 	t.Cleanup(func() {
 		stop()
 		if err := <-ended; err != nil {
@@ -101,7 +105,7 @@ func TestCalls(t *testing.T) {
 		},
 		plan: func(got hotplug.Request) (hotplug.Plan, error) { return plan, check(got) },
 		detach: func(_ context.Context, id string) (hotplug.Attachment, error) {
-			if id != "a/b c" {
+			if id != "a/b c" && id != "forced a/b c" {
 				return hotplug.Attachment{}, fmt.Errorf("detached %q", id)
 			}
 			return attached, nil
@@ -117,6 +121,8 @@ func TestCalls(t *testing.T) {
 	want(t, attached, got, err)
 	list, err := client.List(ctx)
 	want(t, []hotplug.Attachment{attached}, list, err)
+	got, err = client.Revoke(ctx, "a/b c")
+	want(t, attached, got, err)
 	for _, words := range []string{"Admin call done", `method="Attach"`, `method="Detach"`, "duration="} {
 		if !strings.Contains(log(), words) {
 			t.Errorf("the log lacks %q:\n%s", words, log())
@@ -277,7 +283,7 @@ func TestUnreachable(t *testing.T) {
 
 func TestServeTakesNothingAway(t *testing.T) {
 	socket, _ := serve(t, attachments{})
-	if err := admin.Serve(t.Context(), socket, attachments{}); !errors.Is(err, volume.ErrPrecondition) {
+	if err := admin.Serve(t.Context(), socket, attachments{}, nil); !errors.Is(err, volume.ErrPrecondition) {
 		t.Errorf("a second one ended with %v", err)
 	}
 }
@@ -341,7 +347,7 @@ func TestStop(t *testing.T) {
 			begun <- true
 			<-finish
 			return attached, ctx.Err()
-		}})
+		}}, nil)
 	}()
 	waitFor(t, path)
 	answered := make(chan error)

@@ -48,13 +48,23 @@ func (c *Client) Plan(ctx context.Context, request hotplug.Request) (hotplug.Pla
 }
 
 // Detach takes a device away from its container. While processes have it open, the
-// attachment is returned with the error, and names them.
+// error is a volume.ErrInUse, and comes with the attachment, which names them.
 func (c *Client) Detach(ctx context.Context, id string) (hotplug.Attachment, error) {
+	return c.end(ctx, id, "")
+}
+
+// Revoke takes it also from the processes that have it open. Where that cannot be, the
+// error comes with the attachment.
+func (c *Client) Revoke(ctx context.Context, id string) (hotplug.Attachment, error) {
+	return c.end(ctx, id, "?"+force)
+}
+
+func (c *Client) end(ctx context.Context, id, query string) (hotplug.Attachment, error) {
 	if id == "" || id == "." || id == ".." {
 		// As parts of a path these are nothing, and other paths.
 		return hotplug.Attachment{}, fmt.Errorf("%w: attachment %q; the IDs are those of the list", volume.ErrInvalid, id)
 	}
-	return call[hotplug.Attachment](ctx, c, http.MethodDelete, attachmentsPath+"/"+url.PathEscape(id), nil)
+	return call[hotplug.Attachment](ctx, c, http.MethodDelete, attachmentsPath+"/"+url.PathEscape(id)+query, nil)
 }
 
 // List returns the attachments of the node, in the order of their IDs.

@@ -13,6 +13,7 @@ import (
 const (
 	attachmentsPath = "/v1/attachments"
 	dryRun          = "dryRun"
+	force           = "force"
 )
 
 // failure is the answer to a call that failed.

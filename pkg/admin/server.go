@@ -2,6 +2,7 @@ package admin
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -31,6 +32,9 @@ type attachments interface {
 	// Detach takes a device away. Errors: volume.ErrNotFound; volume.ErrInUse with
 	// the attachment, while processes have the device open.
 	Detach(ctx context.Context, id string) (hotplug.Attachment, error)
+	// Revoke takes it also from processes that have it open. Errors: those of Detach;
+	// volume.ErrPrecondition, volume.ErrAborted with the attachment.
+	Revoke(ctx context.Context, id string) (hotplug.Attachment, error)
 	// List returns all attachments.
 	List(ctx context.Context) ([]hotplug.Attachment, error)
 }
@@ -45,23 +49,26 @@ const (
 	// headerTimeout is how long a client may take to say what it wants.
 	headerTimeout = 5 * time.Second
 
+	// requestIDLength is that of a request's ID in the log, as for calls of CSI.
+	requestIDLength = 10
+
 	levelCall klog.Level = 2
 )
 
 // Serve serves on a socket at the path until ctx ends, then lets running calls end,
-// and returns nil. The context of a call ends when its client goes away. The logger
+// and returns nil. Without a node (nil) only attachments are served. The context of a call ends when its client goes away. The logger
 // of ctx is that of all calls.
 //
 // Errors: volume.ErrPrecondition where another process has the socket, or something
 // else is at the path; volume.ErrInvalid where the path is too long.
-func Serve(ctx context.Context, path string, attachments attachments) error {
+func Serve(ctx context.Context, path string, attachments attachments, node Node) error {
 	listener, err := socket.Listen(ctx, path)
 	if err != nil {
 		return fmt.Errorf("serve the admin socket: %w", err)
 	}
 	logger := klog.FromContext(ctx)
 	server := &http.Server{
-		Handler:           newHandler(attachments),
+		Handler:           newHandler(attachments, node),
 		ReadHeaderTimeout: headerTimeout,
 		ErrorLog:          slog.NewLogLogger(logr.ToSlogHandler(logger), slog.LevelError),
 		// Calls outlast ctx: those that run are let end.
@@ -94,8 +101,11 @@ func Serve(ctx context.Context, path string, attachments attachments) error {
 // action answers a request: what it returns is the answer, or the reason why not.
 type action func(*http.Request) (any, error)
 
-func newHandler(attachments attachments) http.Handler {
+func newHandler(attachments attachments, node Node) http.Handler {
 	mux := http.NewServeMux()
+	if node != nil {
+		handleNode(mux, node)
+	}
 	mux.Handle("GET "+attachmentsPath, handle("List", func(r *http.Request) (any, error) {
 		list, err := attachments.List(r.Context())
 		if list == nil {
@@ -104,7 +114,7 @@ func newHandler(attachments attachments) http.Handler {
 		return list, err
 	}))
 	mux.Handle("POST "+attachmentsPath, handle("Attach", func(r *http.Request) (any, error) {
-		plan, err := isDryRun(r.URL.RawQuery)
+		plan, err := isSet(r.URL.RawQuery, dryRun)
 		if err != nil {
 			return nil, err
 		}
@@ -118,21 +128,28 @@ func newHandler(attachments attachments) http.Handler {
 		return attachments.Attach(r.Context(), request)
 	}))
 	mux.Handle("DELETE "+attachmentsPath+"/{id}", handle("Detach", func(r *http.Request) (any, error) {
+		revoke, err := isSet(r.URL.RawQuery, force)
+		if err != nil {
+			return nil, err
+		}
+		if revoke {
+			return attachments.Revoke(r.Context(), r.PathValue("id"))
+		}
 		return attachments.Detach(r.Context(), r.PathValue("id"))
 	}))
 	return mux
 }
 
-// isDryRun reads the query of a request to attach. One that is misspelt must not
-// attach in earnest. Errors: volume.ErrInvalid.
-func isDryRun(query string) (bool, error) {
+// isSet reads a query of which one word is known. One that is misspelt must not pass
+// for none. Errors: volume.ErrInvalid.
+func isSet(query, word string) (bool, error) {
 	switch query {
 	case "":
 		return false, nil
-	case dryRun, dryRun + "=true":
+	case word, word + "=true":
 		return true, nil
 	}
-	return false, fmt.Errorf("%w: the query is %q; expected %s, or none", volume.ErrInvalid, query, dryRun)
+	return false, fmt.Errorf("%w: the query is %q; expected %s, or none", volume.ErrInvalid, query, word)
 }
 
 func readRequest(r *http.Request) (hotplug.Request, error) {
@@ -152,7 +169,7 @@ func readRequest(r *http.Request) (hotplug.Request, error) {
 func handle(name string, action action) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
-		logger := klog.FromContext(r.Context()).WithValues("method", name)
+		logger := klog.FromContext(r.Context()).WithValues("requestID", rand.Text()[:requestIDLength], "method", name)
 		answer, err := recovering(r.WithContext(klog.NewContext(r.Context(), logger)), action) //nolint:contextcheck // The request has it.
 		status, code := http.StatusOK, "OK"
 		if err != nil {

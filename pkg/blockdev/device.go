@@ -78,7 +78,7 @@ func (d *Device) open() error {
 	d.number = info.Device
 	d.file, err = linux.Reopen(d.node, false)
 	if IsGone(err) {
-		return fmt.Errorf("%w: the device %s (%s) has gone: %w", volume.ErrNotFound, d.node.Name(), d.number, err)
+		return d.gone(err)
 	}
 	if err != nil {
 		return fmt.Errorf("open device %s: %w", d.number, err)
@@ -87,18 +87,31 @@ func (d *Device) open() error {
 	if err != nil && !errors.Is(err, syscall.ENOTTY) {
 		return fmt.Errorf("sequence number of device %s: %w", d.number, err)
 	}
-	d.size, err = linux.BlockSize(d.file)
-	if err != nil {
-		return fmt.Errorf("size of device %s: %w", d.number, err)
-	}
-	if d.size == 0 {
-		return fmt.Errorf("%w: the device %s (%s) has gone or has no medium: its size is 0", volume.ErrNotFound, d.node.Name(), d.number)
-	}
-	return nil
+	d.size, err = d.presentSize()
+	return err
 }
 
-// IsGone reports whether an error of opening a device node says that there is
-// no device behind it any more (open(2), ENXIO, ENODEV; ENOMEDIUM).
+// presentSize returns the size that the device has now. The kernel gives none to one
+// that has gone while it is held open: no device is empty. Errors:
+// volume.ErrNotFound.
+func (d *Device) presentSize() (uint64, error) {
+	size, err := linux.BlockSize(d.file)
+	if err != nil {
+		return 0, fmt.Errorf("size of device %s: %w", d.number, err)
+	}
+	if size == 0 {
+		return 0, fmt.Errorf("%w: the device %s has gone or has no medium: its size is 0", volume.ErrNotFound, d)
+	}
+	return size, nil
+}
+
+func (d *Device) gone(err error) error {
+	return fmt.Errorf("%w: the device %s has gone: %w", volume.ErrNotFound, d, err)
+}
+
+// IsGone reports whether an error of opening a device node, or of reading and
+// writing with linux.Raw, says that there is no device behind it any more (open(2),
+// ENXIO, ENODEV; ENOMEDIUM).
 func IsGone(err error) bool {
 	return errors.Is(err, syscall.ENXIO) || errors.Is(err, syscall.ENODEV) || errors.Is(err, syscall.ENOMEDIUM)
 }

@@ -16,7 +16,7 @@ import (
 
 func TestOpen(t *testing.T) {
 	disk, dir := rig.NewDisk(t, 3*rig.MiB), t.TempDir()
-	empty := rig.NewDisk(t, rig.MiB)
+	empty := rig.NewLoop(t, rig.MiB, 512)
 	empty.Detach(t)
 	rig.Must(t, os.Symlink(disk.Path, dir+"/link"))
 	rig.Must(t, os.Symlink("nowhere", dir+"/dangling"))
@@ -68,11 +68,11 @@ func TestOpenDeviceKeepsItsNumber(t *testing.T) {
 	disk := rig.NewDisk(t, rig.MiB)
 	first, err := blockdev.Open(disk.Path, sysfs)
 	rig.Must(t, err)
-	disk.Detach(t)
-	minor := disk.Minor
+	disk.Pull(t)
+	number := disk.Number()
 	disk.Plug(t, 512)
-	if disk.Minor == minor {
-		t.Errorf("loop device %d was given out again while it was open", minor)
+	if disk.Number() == number {
+		t.Errorf("the number %s was given out again while it was open", number)
 	}
 	second := open(t, disk.Path)
 	if first.DiskSeq() == second.DiskSeq() || first.DiskSeq() == 0 {

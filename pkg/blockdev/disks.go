@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
@@ -69,6 +70,28 @@ func (s Sysfs) Disks() ([]Disk, error) {
 		disks = append(disks, disk)
 	}
 	return disks, nil
+}
+
+// IsAttached reports whether the disk that has had a number and a sequence number
+// (Disk.DiskSeq) is still there. For a partition, that is its disk.
+func (s Sysfs) IsAttached(number linux.DeviceNumber, seq uint64) (bool, error) {
+	folder, err := s.disk(number)
+	if errors.Is(err, volume.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	text, err := os.ReadFile(folder + "/diskseq")
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return seq == 0, nil // It has gone meanwhile, or the kernel has none.
+	case errors.Is(err, syscall.ENODEV):
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("sequence number of disk %s: %w", number, err)
+	}
+	return strings.TrimSpace(string(text)) == strconv.FormatUint(seq, 10), nil
 }
 
 func (s Sysfs) readDisk(folder string) Disk {

@@ -202,9 +202,10 @@ func TestDisksOfNoTree(t *testing.T) {
 	}
 }
 
-// What sysfs tells of the disks of this machine is what the devices themselves tell.
+// What sysfs tells of the disks of this machine is what the devices themselves
+// tell. Those with an identity are in test/vm/identity.
 func TestDisksOfThisMachine(t *testing.T) {
-	loop := rig.NewDiskWithBlockSize(t, 3*rig.MiB, 4096)
+	loop := rig.NewLoop(t, 3*rig.MiB, 4096)
 	disks, err := sysfs.Disks()
 	rig.Must(t, err)
 	index := slices.IndexFunc(disks, func(d blockdev.Disk) bool { return d.Number == loop.Number() })
@@ -223,24 +224,24 @@ func TestDisksOfThisMachine(t *testing.T) {
 }
 
 func TestDisksSeesChanges(t *testing.T) {
-	loop := rig.NewDisk(t, 16*rig.MiB)
+	seen := rig.NewDisk(t, 16*rig.MiB)
 	find := func() blockdev.Disk {
 		disks, err := sysfs.Disks()
 		rig.Must(t, err)
 		for _, disk := range disks {
-			if disk.Number == loop.Number() {
+			if disk.Number == seen.Number() {
 				return disk
 			}
 		}
-		t.Fatalf("%s is not among the disks", loop.Path)
+		t.Fatalf("%s is not among the disks", seen.Path)
 		return blockdev.Disk{}
 	}
 	before := find()
 	if before.HasPartitions || before.ReadOnly {
 		t.Errorf("new: %+v", before)
 	}
-	loop.AddPartition(t, 1)
-	file, err := os.Open(loop.Path)
+	seen.AddPartition(t, 1)
+	file, err := os.Open(seen.Path)
 	rig.Must(t, err)
 	defer file.Close()
 	rig.Must(t, unix.IoctlSetPointerInt(int(file.Fd()), unix.BLKROSET, 1))

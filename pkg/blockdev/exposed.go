@@ -8,6 +8,7 @@ import (
 
 	"k8s.io/mount-utils"
 
+	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
 )
 
@@ -18,6 +19,9 @@ import (
 //
 // It reads the mount table and asks for each loop device: use it where a disk is
 // taken in, not where a volume is published.
+//
+// A mount of the node that a disk had which has gone counts too, where this device has
+// got its number: who opens that node opens this device.
 func (d *Device) CheckUnexposed() error {
 	path, err := d.sysfs.NodePath(d.number)
 	if err != nil {
@@ -29,7 +33,7 @@ func (d *Device) CheckUnexposed() error {
 	}
 	for _, m := range table {
 		// The kernel makes all nodes in one filesystem (drivers/base/devtmpfs.c).
-		if m.FsType == "devtmpfs" && "/dev"+m.Root == path {
+		if m.FsType == "devtmpfs" && ("/dev"+m.Root == path || d.isAt(m.MountPoint)) {
 			return fmt.Errorf("%w: the node of %s is mounted at %s: it is published as a volume", volume.ErrInUse, d, m.MountPoint)
 		}
 	}
@@ -44,4 +48,10 @@ func (d *Device) CheckUnexposed() error {
 		}
 	}
 	return nil
+}
+
+// isAt reports whether there is a node of the device at a path.
+func (d *Device) isAt(path string) bool {
+	info, err := linux.StatPath(path)
+	return err == nil && info.IsBlockDevice() && info.Device == d.number
 }

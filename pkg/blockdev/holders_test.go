@@ -28,6 +28,7 @@ func TestExplainHolders(t *testing.T) {
 		"disk below the partition":  {tree{disk + "/holders/md0/md/level": "raid1\n"}, partition, "held by md0;"},
 		"two":                       {tree{disk + "/holders/dm-1/dm/name": "b\n", disk + "/holders/dm-0/dm/name": "a\n"}, whole, "held by dm-0 (a), dm-1 (b);"},
 		"one that holds both parts": {tree{disk + "/holders/dm-0/dm/name": "a\n", part + "/holders/dm-0/dm/name": "a\n"}, whole, "held by dm-0 (a); "},
+		"btrfs on the disk":         {tree{disk + "/uevent": "DEVNAME=sda\n", "fs/btrfs/0123-45/devices/sda": "-> ../../../../" + disk}, whole, "part of the btrfs filesystem 0123-45, which is mounted; unmount it first"},
 		"nobody to be seen":         {tree{disk + "/holders/.keep/x": ""}, linux.DeviceNumber{Major: 9}, "claimed exclusively by the kernel or another program"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -111,11 +111,12 @@ func (d *Device) ResizePartition(index int, start, size uint64) error {
 
 // DeletePartition makes the kernel forget a partition; one that it does not know
 // is no error. Errors: volume.ErrInUse while anybody has it open, be it without a
-// claim.
+// claim; volume.ErrNotFound where the disk has gone, of which the kernel knows none.
 func (d *Device) DeletePartition(index int) error {
 	err := linux.DeletePartition(d.file, index)
 	if errors.Is(err, syscall.ENXIO) {
-		return nil
+		_, err := d.presentSize()
+		return err
 	}
 	return d.partitionError("delete", index, err)
 }

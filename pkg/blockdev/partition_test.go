@@ -43,7 +43,7 @@ func TestPartitionsOfADisk(t *testing.T) {
 		if diff := gocmp.Diff(want, partitions(t, disk.Number())); diff != "" {
 			t.Errorf("blocks of %d (-want +got):\n%s", blockSize, diff)
 		}
-		got, err := open(t, disk.Path+"p100").Partition()
+		got, err := open(t, disk.PartitionPath(100)).Partition()
 		rig.Must(t, err)
 		got.Number = linux.DeviceNumber{}
 		if got != want[1] {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
@@ -79,7 +80,7 @@ func (s Sysfs) Serial(number linux.DeviceNumber) (string, error) {
 		return "", err
 	}
 	page, err := os.ReadFile(disk + "/device/vpd_pg80")
-	if errors.Is(err, fs.ErrNotExist) {
+	if isUnstated(err) {
 		return "", ErrNoFact
 	}
 	if err != nil {
@@ -114,7 +115,7 @@ func (s Sysfs) firstFact(number linux.DeviceNumber, names ...string) (string, er
 	}
 	for _, name := range names {
 		content, err := os.ReadFile(disk + "/" + name)
-		if errors.Is(err, fs.ErrNotExist) {
+		if isUnstated(err) {
 			continue
 		}
 		if err != nil {
@@ -125,6 +126,14 @@ func (s Sysfs) firstFact(number linux.DeviceNumber, names ...string) (string, er
 		}
 	}
 	return "", ErrNoFact
+}
+
+// isUnstated reports whether an error of reading a fact says that there is none: no
+// such file, or, of a SCSI disk, ENXIO where it has no page with identifiers and
+// EINVAL where there is none on the page (scsi_vpd_lun_id in drivers/scsi/scsi_lib.c,
+// sdev_show_vpd_pg80 in scsi_sysfs.c). A disk that has gone is ENODEV.
+func isUnstated(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENXIO) || errors.Is(err, syscall.EINVAL)
 }
 
 // Overlap reports whether two devices have blocks in common: they are the same,

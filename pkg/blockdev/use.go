@@ -20,6 +20,8 @@ import (
 // partition of it: a mounted filesystem, swap, LVM, RAID, device-mapper, or any
 // program that has claimed it.
 //
+// Errors: volume.ErrNotFound where the device has gone.
+//
 // The kernel decides: everything of the kernel that uses a block device holds
 // an exclusive claim on it, in whatever mount namespace, and only one claim can
 // be held. sysfs and the mount table are read to name the user, and only then.
@@ -27,6 +29,9 @@ func (d *Device) CheckFree() error {
 	claim, err := linux.Reopen(d.node, true)
 	if errors.Is(err, syscall.EBUSY) {
 		return fmt.Errorf("%w: %s is %s", volume.ErrInUse, d, d.sysfs.explainClaim(d.number))
+	}
+	if IsGone(err) {
+		return d.gone(err)
 	}
 	if err != nil {
 		return fmt.Errorf("claim device %s to see that it is free: %w", d.number, err)
@@ -42,7 +47,7 @@ func (s Sysfs) explainClaim(number linux.DeviceNumber) string {
 	if err != nil {
 		return unknown
 	}
-	for _, explain := range []func([]string) string{holders, mounts, swaps} {
+	for _, explain := range []func([]string) string{holders, mounts, swaps, s.btrfs} {
 		if user := explain(folders); user != "" {
 			return user
 		}
@@ -133,6 +138,24 @@ func swaps(folders []string) string {
 			if fields := strings.Fields(line); len(fields) > 0 && fields[0] == node {
 				return "used as swap; end that with swapoff " + node + " first"
 			}
+		}
+	}
+	return ""
+}
+
+// btrfs names the filesystem that a device in the folders belongs to. It may have
+// several devices, and the mount table has a number of its own for it
+// (fs/btrfs/sysfs.c).
+func (s Sysfs) btrfs(folders []string) string {
+	for _, folder := range folders {
+		node, err := nodePath(folder)
+		if err != nil {
+			continue
+		}
+		found, err := filepath.Glob(s.path("fs", "btrfs", "*", "devices", filepath.Base(node)))
+		if err == nil && len(found) > 0 {
+			id := filepath.Base(filepath.Dir(filepath.Dir(found[0])))
+			return fmt.Sprintf("part of the btrfs filesystem %s, which is mounted; unmount it first", id)
 		}
 	}
 	return ""

@@ -107,8 +107,32 @@ func IsView(loop linux.Descriptor, owner string) (bool, error) {
 	return strings.HasPrefix(label, viewLabel(owner)), nil
 }
 
+// Shown returns the number and the sequence number of what the device shows: of the
+// device below a read-only view, which keeps its size when that one goes, or of the
+// device itself.
+func (d *Device) Shown() (linux.DeviceNumber, uint64, error) {
+	isView, err := d.IsViewOf("")
+	if err != nil || !isView {
+		return d.number, d.seq, err
+	}
+	status, err := linux.StatusOfLoop(d.file)
+	if err != nil {
+		return linux.DeviceNumber{}, 0, fmt.Errorf("status of %s: %w", d, err)
+	}
+	label, err := linux.LoopLabel(d.file)
+	if err != nil {
+		return linux.DeviceNumber{}, 0, fmt.Errorf("label of %s: %w", d, err)
+	}
+	seq, err := strconv.ParseUint(label[strings.LastIndex(label, ":")+1:], 16, 64)
+	if err != nil {
+		return linux.DeviceNumber{}, 0, fmt.Errorf("label of %s: %w", d, err)
+	}
+	return status.Device, seq, nil
+}
+
 // Resize has a read-only view take over the present size of the device below
-// it, and updates Size. On any other device it only updates Size.
+// it, and updates Size. On any other device it only updates Size. Errors:
+// volume.ErrNotFound where the device has gone.
 func (d *Device) Resize() error {
 	isView, err := d.IsViewOf("")
 	if err != nil {
@@ -119,11 +143,11 @@ func (d *Device) Resize() error {
 			return fmt.Errorf("grow the read-only view %s: %w", d.number, err)
 		}
 	}
-	d.size, err = linux.BlockSize(d.file)
-	if err != nil {
-		return fmt.Errorf("size of device %s: %w", d.number, err)
+	size, err := d.presentSize()
+	if err == nil {
+		d.size = size
 	}
-	return nil
+	return err
 }
 
 // ReleaseView ends the view of the owner on the loop device with the given

@@ -11,11 +11,15 @@ import (
 )
 
 // Raw opens the device once more for I/O past the page cache. Errors:
-// volume.ErrInUse with linux.RawExclusive where it is claimed.
+// volume.ErrInUse with linux.RawExclusive where it is claimed; volume.ErrNotFound
+// where it has gone.
 func (d *Device) Raw(mode linux.RawMode) (*linux.Raw, error) {
 	raw, err := linux.OpenRaw(d.node, mode)
 	if errors.Is(err, syscall.EBUSY) {
 		return nil, fmt.Errorf("%w: %s is %s", volume.ErrInUse, d, d.sysfs.explainClaim(d.number))
+	}
+	if IsGone(err) {
+		return nil, d.gone(err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open device %s: %w", d.number, err)
@@ -45,7 +49,8 @@ const wipeBlock = 4 << 20
 // are in bytes and multiples of the logical block size. What takes too long for
 // one call is wiped in several.
 //
-// Errors: EOPNOTSUPP with WipeSecure where the device cannot.
+// Errors: EOPNOTSUPP with WipeSecure where the device cannot; ENODEV where it has
+// gone.
 func Wipe(device *linux.Raw, method WipeMethod, start, size uint64) error {
 	if err := erase(device, method, start, size); err != nil {
 		return fmt.Errorf("wipe %d bytes at %d: %w", size, start, err)

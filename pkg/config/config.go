@@ -37,6 +37,14 @@ type Config struct {
 	Devices Devices
 	// Hotplug says how devices get into containers that run already.
 	Hotplug Hotplug
+	// Encryption says what this node has for encrypted volumes.
+	Encryption Encryption
+}
+
+// Encryption says what this node has for encrypted volumes.
+type Encryption struct {
+	// KeyDirectory is the folder of the keys that StorageClasses may name; empty: none.
+	KeyDirectory string
 }
 
 // Hotplug says how devices get into containers that run already.
@@ -114,6 +122,7 @@ func (c *Config) read(node *yaml.Node) error {
 		{"pools", into(&c.Pools, readPools)},
 		{"devices", into(&c.Devices, c.Devices.read)},
 		{"hotplug", into(&c.Hotplug, c.Hotplug.read)},
+		{"encryption", into(&c.Encryption, c.Encryption.read)},
 	}.read(node, "the configuration")
 }
 
@@ -132,6 +141,14 @@ func (h Hotplug) read(node *yaml.Node) (Hotplug, error) {
 		{"attachmentPods", into(&h.AttachmentPods, readBool)},
 	}.read(node, "hotplug")
 	return h, err
+}
+
+// read reads encryption, which has what e has where it does not say.
+func (e Encryption) read(node *yaml.Node) (Encryption, error) {
+	err := fields{
+		{"keyDirectory", into(&e.KeyDirectory, readDirectory)},
+	}.read(node, "encryption")
+	return e, err
 }
 
 // Patterns returns the patterns as plain strings.

@@ -101,10 +101,12 @@ var places = map[string]struct {
 	"":                    {"%s", nil},
 	"devices.":            {"{devices: %s}", nil},
 	"hotplug.":            {"{hotplug: %s}", nil},
+	"encryption.":         {"{encryption: %s}", nil},
 	"pools[].":            {"{pools: [%s]}", map[string]string{"name": "a", "file": "{directory: /a}"}},
 	"pools[].file.":       {"{pools: [{name: a, file: %s}]}", map[string]string{"directory": "/a"}},
 	"pools[].disk.":       {"{pools: [{name: a, disk: %s}]}", map[string]string{"match": "{transport: nvme}"}},
 	"pools[].disk.match.": {"{pools: [{name: a, disk: {match: %s}}]}", nil},
+	"pools[].lvm.":        {"{pools: [{name: a, lvm: %s}]}", map[string]string{"volumeGroup": "vg0", "thinPool": "tp0"}},
 }
 
 // with returns a file with a value at a path; "" leaves the key out.
@@ -115,8 +117,11 @@ func with(path, value string) []byte {
 	if pairs == nil {
 		pairs = map[string]string{}
 	}
-	if key == "disk" {
+	switch path {
+	case "pools[].disk", "pools[].lvm":
 		delete(pairs, "file")
+	case "pools[].lvm.wipe":
+		delete(pairs, "thinPool")
 	}
 	pairs[key] = value
 	if value == "" {
@@ -173,7 +178,7 @@ func TestPageTellsWhatIsRequired(t *testing.T) {
 		if strings.HasPrefix(row.path, "pools[].disk.match.") {
 			continue // A match needs one of its keys, whichever.
 		}
-		isRequired := row.initial == "required" || row.initial == "one of the two"
+		isRequired := row.initial == "required" || row.initial == "one of the three"
 		if _, err := config.Parse(with(row.path, "")); (err != nil) != isRequired {
 			t.Errorf("%s is said to be %q; without it: %v", row.path, row.initial, err)
 		}
@@ -200,8 +205,8 @@ func TestPageHasEveryWord(t *testing.T) {
 			}
 		}
 	}
-	if lists != 3 {
-		t.Errorf("%d keys have one of some words; want transport, layout and wipe", lists)
+	if lists != 4 {
+		t.Errorf("%d keys have one of some words; want transport, layout, and wipe twice", lists)
 	}
 }
 

@@ -21,6 +21,7 @@ import (
 var ignoreLines = cmp.Options{
 	cmpopts.IgnoreFields(config.Pool{}, "Line"),
 	cmpopts.IgnoreFields(config.FilePool{}, "Line"),
+	cmpopts.IgnoreFields(config.LVMPool{}, "Line"),
 	cmpopts.EquateEmpty(),
 }
 
@@ -32,6 +33,7 @@ func FuzzParse(f *testing.F) {
 		"a: &a [*a]", "---\n---\n", "devices: {allow: [!!binary L2Rldi94]}", "<<: {maxVolumes: 5}", "\xff",
 		"pools: [{name: a, file: {directory: /a, capacity: 1.5Gi, overcommit: 2.5}}, {name: b, file: {directory: /b}}]",
 		"pools: [{name: a, disk: {match: {transport: nvme, minSize: 1k, maxSize: 4Ti, rotational: false}, layout: whole, wipe: zero}}]",
+		"pools: [{name: a, lvm: {volumeGroup: vg0, thinPool: tp0, overcommit: 2}}, {name: b, lvm: {volumeGroup: vg0, wipe: none}}]",
 		"pools: [{name: a, disk: {match: {paths: ['/dev/[a]*'], model: 'S*', wwid: x, serial: '?'}, exclude: [{serial: a}]}}]",
 		"pools: [{name: a, file: {directory: /a}}, {name: a, file: {directory: /a/b}}]",
 		"pools: &a [{name: a, file: &b {directory: /a}}, {name: b, file: *b}]", "!!map {maxVolumes: !!int '1'}",

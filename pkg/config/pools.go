@@ -11,7 +11,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// Pool makes volumes of one kind: exactly one of File and Disk is set.
+// Pool makes volumes of one kind: exactly one of File, Disk and LVM is set.
 type Pool struct {
 	// Name is the name of the pool: volume.PoolName.
 	Name string
@@ -19,6 +19,8 @@ type Pool struct {
 	File *FilePool
 	// Disk is a pool of disks.
 	Disk *DiskPool
+	// LVM is a pool of logical volumes.
+	LVM *LVMPool
 	// Line is where the pool stands in the file; 0: it is the default.
 	Line int
 }
@@ -61,6 +63,7 @@ func readPool(node *yaml.Node) (Pool, error) {
 	kinds := fields{
 		{"file", into(&pool.File, pointerTo(readFilePool))},
 		{"disk", into(&pool.Disk, pointerTo(readDiskPool))},
+		{"lvm", into(&pool.LVM, pointerTo(readLVMPool))},
 	}
 	if err := append(fields{{"name", into(&pool.Name, readPoolName)}}, kinds...).read(node, "a pool"); err != nil {
 		return Pool{}, err
@@ -68,7 +71,13 @@ func readPool(node *yaml.Node) (Pool, error) {
 	if pool.Name == "" {
 		return Pool{}, fmt.Errorf("line %d: the pool has no name; StorageClasses need one", node.Line)
 	}
-	if (pool.File == nil) == (pool.Disk == nil) {
+	given := 0
+	for _, kind := range []bool{pool.File != nil, pool.Disk != nil, pool.LVM != nil} {
+		if kind {
+			given++
+		}
+	}
+	if given != 1 {
 		return Pool{}, fmt.Errorf("line %d: pool %q must be of one kind; expected one of: %s", node.Line, pool.Name, kinds.keys())
 	}
 	return pool, nil
@@ -107,6 +116,8 @@ func (p Pool) checkBeside(above Pool) error {
 		return p.checkDirectory(above)
 	case p.Disk != nil && above.Disk != nil:
 		return p.checkMatch(above)
+	case p.LVM != nil && above.LVM != nil:
+		return p.checkGroup(above)
 	default:
 		return nil
 	}

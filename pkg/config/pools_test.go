@@ -84,8 +84,8 @@ func TestPoolsRefused(t *testing.T) {
 		want  string
 	}{
 		"unknown key": {
-			"- name: a\n  lvm: {}\n",
-			`line 3: "lvm" is unknown in a pool; its keys are: name, file, disk`,
+			"- name: a\n  zfs: {}\n",
+			`line 3: "zfs" is unknown in a pool; its keys are: name, file, disk, lvm`,
 		},
 		"no name": {"- file: {directory: /a}\n", "line 2: the pool has no name"},
 		"bad name": {

@@ -24,16 +24,18 @@ func (p programs) grants() ledger { return p.ledger }
 
 // allows: all programs that run for the cgroup must let it pass, those of the
 // cgroups above as well (cgroup_bpf_attach in kernel/bpf/cgroup.c).
-func (p programs) allows(number linux.DeviceNumber, access Access) (bool, error) {
-	ids, _, err := linux.DeviceProgramIDs(p.file, true)
-	if err != nil {
-		return false, fmt.Errorf("see what the container may open: %w", err)
-	}
+func (p programs) allows(number linux.DeviceNumber, access Access) (allowed bool, err error) {
+	const effective = true
+	err = p.look(effective, func(ids []uint32, _ linux.AttachFlags) error {
+		allowed, err = p.allAllow(ids, number, access)
+		return err
+	})
+	return allowed, err
+}
+
+func (p programs) allAllow(ids []uint32, number linux.DeviceNumber, access Access) (bool, error) {
 	for _, id := range ids {
 		program, err := linux.OpenProgram(id)
-		if errors.Is(err, fs.ErrNotExist) {
-			return p.allows(number, access) // It was replaced meanwhile.
-		}
 		if err != nil {
 			return false, fmt.Errorf("see what the container may open: %w", err)
 		}
@@ -123,24 +125,33 @@ func (p programs) change(number linux.DeviceNumber, access Access) error {
 // being looked at here.
 const attempts = 10
 
-// each calls do for each program of the cgroup, and for all anew where one is not
-// attached any more (fs.ErrNotExist).
-func (p programs) each(do func(*linux.Program, linux.AttachFlags) error) error {
+// look calls do with the programs of the cgroup, or those in effect for it, and anew
+// where one is not attached any more (fs.ErrNotExist). Errors: volume.ErrAborted where
+// that happens again and again.
+func (p programs) look(effective bool, do func([]uint32, linux.AttachFlags) error) error {
 	for range attempts {
-		ids, flags, err := linux.DeviceProgramIDs(p.file, false)
+		ids, flags, err := linux.DeviceProgramIDs(p.file, effective)
 		if err != nil {
 			return fmt.Errorf("find the device programs of the container: %w", err)
 		}
-		for _, id := range ids {
-			if err = p.doWith(id, flags, do); err != nil {
-				break
-			}
-		}
-		if !errors.Is(err, fs.ErrNotExist) {
+		if err := do(ids, flags); !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}
 	return fmt.Errorf("%w: the device programs of %s are being replaced again and again, or are attached by a link, which only its owner can change", volume.ErrAborted, p.file.Name())
+}
+
+// each calls do for each program of the cgroup, and for all anew where one is not
+// attached any more.
+func (p programs) each(do func(*linux.Program, linux.AttachFlags) error) error {
+	return p.look(false, func(ids []uint32, flags linux.AttachFlags) error {
+		for _, id := range ids {
+			if err := p.doWith(id, flags, do); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 func (p programs) doWith(id uint32, flags linux.AttachFlags, do func(*linux.Program, linux.AttachFlags) error) error {

@@ -305,6 +305,35 @@ func testNested(t *testing.T, v2 bool) {
 	}
 }
 
+// Programs that never stay for as long as they are looked at are an error, for those
+// who ask as for those who change.
+func TestReplacedForEver(t *testing.T) {
+	box := newV2(t, denial)
+	p := programs{ledgerOf(t, box, box.Owner)}
+	for _, effective := range []bool{false, true} {
+		for name, test := range map[string]struct {
+			replaced, want int
+			err            error
+		}{
+			"never":    {0, 1, nil},
+			"twice":    {2, 3, nil},
+			"for ever": {attempts, attempts, volume.ErrAborted},
+		} {
+			calls := 0
+			err := p.look(effective, func(ids []uint32, _ linux.AttachFlags) error {
+				if calls++; calls > test.replaced {
+					return nil
+				}
+				_, err := linux.OpenProgram(1<<32 - 1) // None that the kernel ever loaded.
+				return err
+			})
+			if calls != test.want || !errors.Is(err, test.err) {
+				t.Errorf("%s, effective %t: after %d looks: %v", name, effective, calls, err)
+			}
+		}
+	}
+}
+
 // Somebody replaces the program all the time. In the end all is as that somebody
 // wants it, with or without the grant.
 func TestReplacedMeanwhile(t *testing.T) {

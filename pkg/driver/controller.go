@@ -7,6 +7,7 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/protobuf/types/known/wrapperspb"
+	"k8s.io/klog/v2"
 
 	"github.com/rawblock-csi/rawblock-csi/pkg/inflight"
 	"github.com/rawblock-csi/rawblock-csi/pkg/publish"
@@ -21,6 +22,7 @@ type controller struct {
 	// expansion says that ControllerExpandVolume is offered.
 	expansion bool
 	publisher *publish.Publisher
+	reports   *reports
 	// inflight is shared with the Node service.
 	inflight *inflight.Names
 }
@@ -39,6 +41,9 @@ func (c *controller) CreateVolume(ctx context.Context, req *csi.CreateVolumeRequ
 	if err != nil {
 		return nil, err
 	}
+	if err := c.checkPossible(ctx, wanted.wish); err != nil {
+		return nil, err
+	}
 	spec := wanted.spec
 	if spec.Source, err = c.findSource(ctx, pool, wanted); err != nil {
 		return nil, err
@@ -48,6 +53,7 @@ func (c *controller) CreateVolume(ctx context.Context, req *csi.CreateVolumeRequ
 		return nil, err
 	}
 	made := c.describe(wanted.pool, info)
+	made.VolumeContext = wanted.wish.attributes()
 	made.ContentSource = req.GetVolumeContentSource()
 	return &csi.CreateVolumeResponse{Volume: made}, nil
 }
@@ -56,7 +62,8 @@ func (c *controller) CreateVolume(ctx context.Context, req *csi.CreateVolumeRequ
 func (c *controller) describe(pool string, info volume.Info) *csi.Volume {
 	described := &csi.Volume{
 		VolumeId:           c.id(pool, info.Name),
-		CapacityBytes:      int64(info.Size), //nolint:gosec // The kernel's own sizes are signed (loff_t).
+		CapacityBytes:      int64(plainSize(info.Size, info.Encryption)), //nolint:gosec // The kernel's own sizes are signed (loff_t).
+		VolumeContext:      wish{encryption: info.Encryption}.attributes(),
 		AccessibleTopology: []*csi.Topology{c.topology()},
 	}
 	switch {
@@ -96,6 +103,9 @@ func (c *controller) DeleteVolume(ctx context.Context, req *csi.DeleteVolumeRequ
 	}
 	// What is staged and nowhere published has no user.
 	if err := c.publisher.Unstage(req.GetVolumeId()); err != nil {
+		return nil, err
+	}
+	if err := c.encryption.Close(ctx, id); err != nil {
 		return nil, err
 	}
 	return &csi.DeleteVolumeResponse{}, pool.Delete(ctx, id.Name)
@@ -187,7 +197,10 @@ func (c *controller) ListVolumes(ctx context.Context, req *csi.ListVolumesReques
 // GetCapacity returns what can be made on this node with the parameters of a
 // StorageClass. A node without its pool has nothing to give, which is no error.
 func (c *controller) GetCapacity(ctx context.Context, req *csi.GetCapacityRequest) (*csi.GetCapacityResponse, error) {
-	poolName, parameters := splitParameters(req.GetParameters())
+	poolName, wanted, parameters, err := splitParameters(req.GetParameters())
+	if err != nil {
+		return nil, err
+	}
 	nothing := &csi.GetCapacityResponse{MaximumVolumeSize: wrapperspb.Int64(0)}
 	if topology := req.GetAccessibleTopology(); topology != nil && !c.isHere(topology) {
 		return nothing, nil
@@ -195,8 +208,7 @@ func (c *controller) GetCapacity(ctx context.Context, req *csi.GetCapacityReques
 	if capabilities := req.GetVolumeCapabilities(); len(capabilities) > 0 && checkCapabilities(capabilities) != nil {
 		return nothing, nil
 	}
-	poolName, err := c.poolName(poolName)
-	if err != nil {
+	if poolName, err = c.poolName(poolName); err != nil {
 		return nil, err
 	}
 	pool, err := c.choosePool(poolName)
@@ -206,10 +218,15 @@ func (c *controller) GetCapacity(ctx context.Context, req *csi.GetCapacityReques
 	if err != nil {
 		return nil, err
 	}
+	if err := c.checkPossible(ctx, wanted); err != nil {
+		klog.FromContext(ctx).Info("No encrypted volume can be made on this node", "reason", err.Error())
+		return nothing, nil
+	}
 	capacity, err := pool.Capacity(ctx, parameters)
 	if err != nil {
 		return nil, err
 	}
+	capacity = plainCapacity(capacity, wanted.encryption)
 	return &csi.GetCapacityResponse{
 		AvailableCapacity: int64(capacity.Available),                   //nolint:gosec // The kernel's own sizes are signed (loff_t).
 		MaximumVolumeSize: wrapperspb.Int64(int64(capacity.MaxVolume)), //nolint:gosec // The same.
@@ -238,11 +255,10 @@ func (c *controller) ControllerExpandVolume(ctx context.Context, req *csi.Contro
 		return nil, err
 	}
 	defer unlock()
-	pool, name, ok := c.expander(req.GetVolumeId())
+	grown, ok, err := c.expand(ctx, req.GetVolumeId(), size)
 	if !ok {
 		return nil, fmt.Errorf("%w: no pool of this node that can grow its volumes has a volume %s", volume.ErrNotFound, req.GetVolumeId())
 	}
-	grown, err := pool.Expand(ctx, name, size)
 	if err != nil {
 		return nil, err
 	}
@@ -258,6 +274,8 @@ func (c *controller) ControllerGetCapabilities(context.Context, *csi.ControllerG
 		csi.ControllerServiceCapability_RPC_GET_VOLUME,
 		csi.ControllerServiceCapability_RPC_GET_CAPACITY,
 		csi.ControllerServiceCapability_RPC_SINGLE_NODE_MULTI_WRITER,
+		csi.ControllerServiceCapability_RPC_GET_VOLUME_HEALTH,
+		csi.ControllerServiceCapability_RPC_LIST_VOLUME_HEALTH,
 	}
 	if c.expansion {
 		offered = append(offered, csi.ControllerServiceCapability_RPC_EXPAND_VOLUME)

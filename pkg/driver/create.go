@@ -19,6 +19,7 @@ const PoolParameter = "pool"
 type creation struct {
 	pool string
 	spec volume.Spec
+	wish wish
 	// from is the ID of what the volume is to be a copy of, if anything; fromVolume
 	// says that it is a volume and not a snapshot.
 	from       volume.ID
@@ -40,11 +41,17 @@ func (c *controller) parseCreate(req *csi.CreateVolumeRequest) (creation, error)
 	if err != nil {
 		return creation{}, err
 	}
-	pool, parameters := splitParameters(req.GetParameters())
-	wanted := creation{pool: pool, spec: volume.Spec{Name: volume.NameOf(req.GetName()), Size: size, Parameters: parameters}}
+	pool, asked, parameters, err := splitParameters(req.GetParameters())
+	if err != nil {
+		return creation{}, err
+	}
+	wanted := creation{pool: pool, wish: asked, spec: volume.Spec{
+		Name: volume.NameOf(req.GetName()), Parameters: parameters, Encryption: asked.encryption,
+	}}
 	if err := wanted.parseSource(req.GetVolumeContentSource()); err != nil {
 		return creation{}, err
 	}
+	wanted.spec.Size = newRange(size, asked.encryption, wanted.isCopy)
 	if wanted.pool == "" && wanted.isCopy {
 		wanted.pool = wanted.from.Pool
 	}
@@ -85,7 +92,9 @@ func (c *controller) findSource(ctx context.Context, pool Pool, wanted creation)
 	}
 	source, err := volume.Source{Volume: wanted.from.Name}, error(nil)
 	if wanted.fromVolume {
-		_, err = pool.Get(ctx, wanted.from.Name)
+		if _, err = pool.Get(ctx, wanted.from.Name); err == nil {
+			err = c.flushMapping(ctx, pool, wanted.from)
+		}
 	} else {
 		source = volume.Source{Snapshot: wanted.from.Name}
 		_, err = copies.GetSnapshot(ctx, wanted.from.Name)
@@ -121,11 +130,12 @@ func (c *controller) choosePool(name string) (Pool, error) {
 	return pool, nil
 }
 
-// splitParameters takes the pool, and the keys of Kubernetes, out of the
-// parameters of a StorageClass.
-func splitParameters(all map[string]string) (pool string, parameters map[string]string) {
+// splitParameters takes the pool, what is about encryption, and the keys of
+// Kubernetes, out of the parameters of a StorageClass.
+func splitParameters(all map[string]string) (pool string, wanted wish, parameters map[string]string, err error) {
+	wanted, rest, err := splitEncryption(all)
 	parameters = map[string]string{}
-	for key, value := range all {
+	for key, value := range rest {
 		switch {
 		case key == PoolParameter:
 			pool = value
@@ -133,7 +143,7 @@ func splitParameters(all map[string]string) (pool string, parameters map[string]
 			parameters[key] = value
 		}
 	}
-	return pool, parameters
+	return pool, wanted, parameters, err
 }
 
 // reachable returns an error unless a volume of this node is where it must be.

@@ -1,4 +1,4 @@
-package driver
+package driver_test
 
 import (
 	"bufio"
@@ -6,6 +6,10 @@ import (
 	"path/filepath"
 	"regexp"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
 )
 
 // The first line of the architecture page leads a newcomer through
@@ -27,5 +31,30 @@ func TestWayOfNodePublishVolumeExists(t *testing.T) {
 		if _, err := os.Stat(filepath.Join(docs, file[1])); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// reasonsOfThePage returns the reasons that the page about health explains.
+func reasonsOfThePage(t *testing.T) []string {
+	t.Helper()
+	page, err := os.ReadFile("../../docs/reference/health.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var reasons []string
+	for _, row := range regexp.MustCompile("(?m)^\\| `([A-Za-z]+)` \\| (DEGRADED|INACCESSIBLE|DATA_LOSS) \\| [^|]+\\. \\| [^|]+\\. \\|$").FindAllStringSubmatch(string(page), -1) {
+		reasons = append(reasons, row[1])
+	}
+	return reasons
+}
+
+// Each reason is explained, and none that there is not.
+func TestHealthPage(t *testing.T) {
+	var want []string
+	for _, reason := range volume.Reasons() {
+		want = append(want, string(reason))
+	}
+	if diff := cmp.Diff(want, reasonsOfThePage(t)); diff != "" {
+		t.Errorf("in the code, not on the page (-), and the other way round (+):\n%s", diff)
 	}
 }

@@ -10,23 +10,24 @@ import (
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
 )
 
-// codeOf is the table from the project's errors to gRPC codes. Where an error
-// wraps several, the first row counts.
+// codeOf is the table from the project's errors to gRPC codes, and to the reasons that
+// metrics count. Where an error wraps several, the first row counts.
 var codeOf = []struct {
-	err  error
-	code codes.Code
+	err    error
+	code   codes.Code
+	reason string
 }{
-	{context.Canceled, codes.Canceled},
-	{context.DeadlineExceeded, codes.DeadlineExceeded},
-	{volume.ErrInvalid, codes.InvalidArgument},
-	{volume.ErrNotFound, codes.NotFound},
-	{volume.ErrIncompatible, codes.AlreadyExists},
-	{volume.ErrInUse, codes.FailedPrecondition},
-	{volume.ErrMismatch, codes.FailedPrecondition},
-	{volume.ErrPrecondition, codes.FailedPrecondition},
-	{volume.ErrAborted, codes.Aborted},
-	{volume.ErrExhausted, codes.ResourceExhausted},
-	{volume.ErrOutOfRange, codes.OutOfRange},
+	{context.Canceled, codes.Canceled, "canceled"},
+	{context.DeadlineExceeded, codes.DeadlineExceeded, "deadline"},
+	{volume.ErrInvalid, codes.InvalidArgument, "invalid"},
+	{volume.ErrNotFound, codes.NotFound, "not_found"},
+	{volume.ErrIncompatible, codes.AlreadyExists, "incompatible"},
+	{volume.ErrInUse, codes.FailedPrecondition, "in_use"},
+	{volume.ErrMismatch, codes.FailedPrecondition, "mismatch"},
+	{volume.ErrPrecondition, codes.FailedPrecondition, "precondition"},
+	{volume.ErrAborted, codes.Aborted, "aborted"},
+	{volume.ErrExhausted, codes.ResourceExhausted, "exhausted"},
+	{volume.ErrOutOfRange, codes.OutOfRange, "out_of_range"},
 }
 
 // toStatus turns an error into what a caller gets: the same words, with the code

@@ -2,6 +2,7 @@ package driver
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"path"
 	"runtime/debug"
@@ -14,18 +15,25 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// The log levels of calls: a line for each, and their contents.
+// The log levels of calls: a line for each, one for each repeat of a failure that is not
+// told, and their contents.
 const (
 	levelCall    klog.Level = 2
+	levelRepeat  klog.Level = 4
 	levelContent klog.Level = 5
 )
+
+// requestIDLength is that of a request's ID: 50 bits tell apart those of a log.
+const requestIDLength = 10
 
 // calls is what every call passes through: it logs and counts the call, turns
 // its error into a gRPC code, and a panic into INTERNAL, so that a fault in one
 // call does not end those of the other volumes.
 type calls struct {
-	logger  klog.Logger
-	seconds *prometheus.HistogramVec
+	logger   klog.Logger
+	seconds  *prometheus.HistogramVec
+	failures *failures
+	repeats  repeats
 }
 
 func newCalls(logger klog.Logger, registry prometheus.Registerer) (*calls, error) {
@@ -39,31 +47,50 @@ func newCalls(logger klog.Logger, registry prometheus.Registerer) (*calls, error
 			Buckets:     []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .1, .5, 1, 5, 15, 60, 120},
 			ConstLabels: prometheus.Labels{"driver_name": Name},
 		}, []string{"method_name", "grpc_status_code"}),
+		failures: newFailures(),
 	}
-	if err := registry.Register(c.seconds); err != nil {
-		return nil, fmt.Errorf("register metrics: %w", err)
+	for _, collector := range []prometheus.Collector{c.seconds, c.failures.count} {
+		if err := registry.Register(collector); err != nil {
+			return nil, fmt.Errorf("register metrics: %w", err)
+		}
 	}
 	return c, nil
 }
 
 func (c *calls) intercept(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 	start := time.Now()
-	logger := c.logger.WithValues("method", path.Base(info.FullMethod))
-	if named, ok := req.(interface{ GetVolumeId() string }); ok {
-		logger = logger.WithValues("volume", named.GetVolumeId())
-	}
+	subject := subjectOf(req)
+	logger := subject.addTo(c.logger.WithValues("requestID", rand.Text()[:requestIDLength], "method", path.Base(info.FullMethod)))
 	logContent(logger, "Call", "request", req)
 	response, err := recovering(klog.NewContext(ctx, logger), req, handler)
+	c.failures.note(info.FullMethod, err)
 	err = toStatus(err)
-	took, code := time.Since(start), status.Code(err)
-	c.seconds.WithLabelValues(info.FullMethod, code.String()).Observe(took.Seconds())
+	took := time.Since(start)
+	c.seconds.WithLabelValues(info.FullMethod, status.Code(err).String()).Observe(took.Seconds())
+	c.logEnd(logger, failure{method: info.FullMethod, volume: subject.volume, target: subject.target}, err, took)
 	if err != nil {
-		logger.Error(err, "Call failed", "code", code.String(), "duration", took)
 		return nil, err
 	}
-	logger.V(int(levelCall)).Info("Call done", "code", code.String(), "duration", took)
 	logContent(logger, "Answer", "response", response)
 	return response, nil
+}
+
+// logEnd logs what became of a call. A failure is told at any level; its repeats, which
+// kubelet makes without end, with growing gaps.
+func (c *calls) logEnd(logger klog.Logger, call failure, err error, took time.Duration) {
+	code := status.Code(err).String()
+	if err == nil {
+		c.repeats.forget(call)
+		logger.V(int(levelCall)).Info("Call done", "code", code, "duration", took)
+		return
+	}
+	call.err = err.Error()
+	tell, silent := c.repeats.note(call, time.Now())
+	if !tell {
+		logger.V(int(levelRepeat)).Info("Call failed again", "code", code, "duration", took, "err", err)
+		return
+	}
+	logger.Error(err, "Call failed", "code", code, "duration", took, "repeats", silent)
 }
 
 // logContent logs a message as text: a JSON log would show the empty object for

@@ -37,6 +37,9 @@ type attachments interface {
 	// CheckReleased returns an error while a running container has the volume.
 	// Errors: volume.ErrInUse.
 	CheckReleased(ctx context.Context, volumeID string) error
+	// Conditions returns what is wrong with what running containers were given of
+	// the volume.
+	Conditions(ctx context.Context, volumeID string) ([]volume.Condition, error)
 }
 
 // noAttachments is a node where nothing is given to running containers.
@@ -44,6 +47,9 @@ type noAttachments struct{}
 
 func (noAttachments) Withdraw(context.Context, string, string) error { return nil }
 func (noAttachments) CheckReleased(context.Context, string) error    { return nil }
+func (noAttachments) Conditions(context.Context, string) ([]volume.Condition, error) {
+	return nil, nil
+}
 
 // node is the CSI Node service.
 type node struct {
@@ -54,6 +60,7 @@ type node struct {
 	paths      kubeletDir
 	publisher  *publish.Publisher
 	sysfs      blockdev.Sysfs
+	reports    *reports
 	// inflight is shared with the Controller service.
 	inflight *inflight.Names
 }
@@ -71,16 +78,30 @@ func (n *node) NodeStageVolume(ctx context.Context, req *csi.NodeStageVolumeRequ
 		return nil, err
 	}
 	defer unlock()
-	device, err := n.open(ctx, req.GetVolumeId(), req.GetVolumeContext())
-	if err != nil {
-		return nil, err
-	}
-	err = n.publisher.Stage(req.GetVolumeId(), device, mode)
-	device.Close()
+	err = n.stage(ctx, req, mode)
+	n.reports.attempts.note(req.GetVolumeId(), err)
 	if err != nil {
 		return nil, errors.Join(err, n.closeUnstaged(ctx, req.GetVolumeId()))
 	}
 	return &csi.NodeStageVolumeResponse{}, nil
+}
+
+// stage opens the device, with its key where it is encrypted, and records it.
+func (n *node) stage(ctx context.Context, req *csi.NodeStageVolumeRequest, mode volume.AccessMode) error {
+	wanted, _, err := splitEncryption(req.GetVolumeContext())
+	if err != nil {
+		return err
+	}
+	keys, err := n.chooseKeys(wanted, req.GetSecrets())
+	if err != nil {
+		return err
+	}
+	device, err := n.open(ctx, req.GetVolumeId(), req.GetVolumeContext(), n.unlock(keys))
+	if err != nil {
+		return err
+	}
+	defer device.Close()
+	return n.publisher.Stage(req.GetVolumeId(), device, mode) //nolint:contextcheck // The kernel answers at once.
 }
 
 // closeUnstaged gives up the device of a volume that could not be staged: no
@@ -125,7 +146,8 @@ func (n *node) NodePublishVolume(ctx context.Context, req *csi.NodePublishVolume
 		return nil, err
 	}
 	defer unlock()
-	device, err := n.open(ctx, req.GetVolumeId(), req.GetVolumeContext())
+	device, err := n.open(ctx, req.GetVolumeId(), req.GetVolumeContext(), n.opened)
+	n.reports.attempts.note(req.GetVolumeId(), err)
 	if err != nil {
 		return nil, err
 	}
@@ -208,8 +230,10 @@ func (n *node) NodeExpandVolume(ctx context.Context, req *csi.NodeExpandVolumeRe
 		return nil, err
 	}
 	defer unlock()
-	if pool, name, ok := n.expander(req.GetVolumeId()); ok {
-		if _, err := pool.Expand(ctx, name, wanted); err != nil {
+	if _, ok, err := n.expand(ctx, req.GetVolumeId(), wanted); err != nil {
+		return nil, err
+	} else if ok {
+		if err := n.resizeMapping(ctx, req.GetVolumeId()); err != nil {
 			return nil, err
 		}
 	}
@@ -249,7 +273,14 @@ func (n *node) openVolumePath(volumeID, path string) (*blockdev.Device, error) {
 	if errors.Is(err, volume.ErrInvalid) {
 		err = fmt.Errorf("%w: volume %s: %s", volume.ErrNotFound, volumeID, err.Error())
 	}
-	return device, err
+	if err != nil {
+		return nil, err
+	}
+	if err := n.publisher.CheckStaged(volumeID, device); err != nil {
+		device.Close()
+		return nil, err
+	}
+	return device, nil
 }
 
 // NodeGetInfo tells the cluster who this node is.
@@ -269,6 +300,8 @@ func (n *node) NodeGetCapabilities(context.Context, *csi.NodeGetCapabilitiesRequ
 		csi.NodeServiceCapability_RPC_GET_VOLUME_STATS,
 		csi.NodeServiceCapability_RPC_EXPAND_VOLUME,
 		csi.NodeServiceCapability_RPC_SINGLE_NODE_MULTI_WRITER,
+		csi.NodeServiceCapability_RPC_GET_VOLUME_HEALTH,
+		csi.NodeServiceCapability_RPC_GET_STORAGE_HEALTH,
 	} {
 		response.Capabilities = append(response.Capabilities, &csi.NodeServiceCapability{
 			Type: &csi.NodeServiceCapability_Rpc{Rpc: &csi.NodeServiceCapability_RPC{Type: capability}},

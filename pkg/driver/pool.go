@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/rawblock-csi/rawblock-csi/pkg/blockdev"
+	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
 )
 
@@ -69,4 +70,23 @@ type snapshotter interface {
 	GetSnapshot(ctx context.Context, name string) (volume.Snapshot, error)
 	// ListSnapshots returns all snapshots in no order.
 	ListSnapshots(ctx context.Context) ([]volume.Snapshot, error)
+}
+
+// reporter is a pool that knows more of its health, and of that of its volumes, than
+// their devices tell. What sysfs tells of a device, whoever asks finds by itself.
+//
+// Nothing is written, no device is made, and nothing is read from a disk that may not
+// answer, as far as that can be helped: who asks does not wait for it for ever, and
+// asks again only once it has returned.
+type reporter interface {
+	// Health returns what is wrong with the pool, and the devices that it lies on.
+	Health(ctx context.Context) (conditions []volume.Condition, devices []linux.DeviceNumber, err error)
+	// VolumeHealth returns what is wrong with a volume, and its device, or what it
+	// lies on where it has no device now. What Health says and concerns the volume is
+	// part of it. Errors: volume.ErrNotFound where there is no such volume, which is
+	// not said of one on a disk that has gone.
+	VolumeHealth(ctx context.Context, name string) (conditions []volume.Condition, devices []linux.DeviceNumber, err error)
+	// Missing returns the names of volumes that List does not return, since they are
+	// damaged, or the disks that they are on have gone.
+	Missing() []string
 }

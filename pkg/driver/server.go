@@ -14,6 +14,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/rawblock-csi/rawblock-csi/pkg/blockdev"
+	"github.com/rawblock-csi/rawblock-csi/pkg/health"
 	"github.com/rawblock-csi/rawblock-csi/pkg/inflight"
 	"github.com/rawblock-csi/rawblock-csi/pkg/publish"
 	"github.com/rawblock-csi/rawblock-csi/pkg/socket"
@@ -58,6 +59,10 @@ type Options struct {
 	MaxVolumes int64
 	// Devices opens the devices of volumes that an administrator made.
 	Devices devices
+	// Encryption opens encrypted volumes; nil where the plugin cannot.
+	Encryption encryption
+	// Keys are the encryption keys that the node has; nil where it has none.
+	Keys keys
 	// Pools are what volumes are provisioned from, by their names; without any,
 	// there is no Controller service.
 	Pools map[string]Pool
@@ -116,9 +121,20 @@ func Run(ctx context.Context, options Options) error {
 	}
 	probe := probe{paths: paths, sysfs: options.Sysfs, ownNamespace: hasOwnMountNamespace()}
 	server := grpc.NewServer(grpc.UnaryInterceptor(calls.intercept), grpc.NumStreamWorkers(streamWorkers))
-	options.register(server, paths, probe.check)
+	reports := options.register(server, paths, probe.check)
+	for _, collector := range []prometheus.Collector{
+		newHealthMetrics(reports, logger),
+		newPoolMetrics(options.Pools, options.Publisher, logger),
+		newBuildInfo(options.Version),
+	} {
+		if err := metrics.Register(collector); err != nil {
+			listener.Close() //nolint:errcheck,gosec // It has served nobody.
+			return fmt.Errorf("register metrics: %w", err)
+		}
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return serve(ctx, server, listener) })
+	group.Go(func() error { return reports.monitor.Follow(ctx) })
 	ready := probe.check
 	if options.RegistrationDir != "" {
 		registration := newRegistration(path, logger)
@@ -133,8 +149,9 @@ func Run(ctx context.Context, options Options) error {
 	return group.Wait()
 }
 
-// register gives the server the CSI services.
-func (o Options) register(server *grpc.Server, paths kubeletDir, probe func() error) {
+// register gives the server the CSI services, and returns what they report of the
+// health of volumes.
+func (o Options) register(server *grpc.Server, paths kubeletDir, probe func() error) *reports {
 	attachments, calls := o.Attachments, o.Inflight
 	if attachments == nil {
 		attachments = noAttachments{}
@@ -142,8 +159,15 @@ func (o Options) register(server *grpc.Server, paths kubeletDir, probe func() er
 	if calls == nil {
 		calls = &inflight.Names{}
 	}
-	volumes := volumes{node: o.NodeID, pools: o.Pools, named: o.Devices}
+	volumes := volumes{node: o.NodeID, pools: o.Pools, named: o.Devices, encryption: o.Encryption, keys: o.Keys}
+	if volumes.encryption == nil {
+		volumes.encryption = noEncryption{}
+	}
+	if volumes.keys == nil {
+		volumes.keys = noKeys{}
+	}
 	identity := &identity{version: o.Version, probe: probe, provisions: len(o.Pools) > 0, snapshots: len(volumes.snapshotters()) > 0}
+	reports := &reports{volumes: volumes, attachments: attachments, publisher: o.Publisher, monitor: health.New(o.Sysfs)}
 	csi.RegisterIdentityServer(server, identity)
 	csi.RegisterNodeServer(server, &node{
 		volumes:     volumes,
@@ -152,6 +176,7 @@ func (o Options) register(server *grpc.Server, paths kubeletDir, probe func() er
 		paths:       paths,
 		publisher:   o.Publisher,
 		sysfs:       o.Sysfs,
+		reports:     reports,
 		inflight:    calls,
 	})
 	if len(o.Pools) > 0 {
@@ -159,20 +184,30 @@ func (o Options) register(server *grpc.Server, paths kubeletDir, probe func() er
 			volumes:   volumes,
 			expansion: o.ControllerExpansion,
 			publisher: o.Publisher,
+			reports:   reports,
 			inflight:  calls,
 		})
 	}
+	return reports
 }
 
-// serve serves until ctx ends, then lets running calls end.
+// serve serves until ctx ends, then lets running calls end, but for those that take
+// too long: what waits for a disk that does not answer cannot be interrupted.
 func serve(ctx context.Context, server *grpc.Server, listener net.Listener) error {
 	stopped := make(chan struct{})
 	go func() {
 		defer close(stopped)
 		<-ctx.Done()
-		hurry := time.AfterFunc(drainTimeout, server.Stop)
-		defer hurry.Stop()
-		server.GracefulStop()
+		drained := make(chan struct{})
+		go func() {
+			defer close(drained)
+			server.GracefulStop() // It returns only after the last call.
+		}()
+		select {
+		case <-drained:
+		case <-time.After(drainTimeout):
+			server.Stop()
+		}
 	}()
 	// Where ctx has ended before it could begin, Serve says so.
 	if err := server.Serve(listener); err != nil && !errors.Is(err, grpc.ErrServerStopped) {

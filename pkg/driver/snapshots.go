@@ -44,6 +44,9 @@ func (c *controller) CreateSnapshot(ctx context.Context, req *csi.CreateSnapshot
 	if !can {
 		return nil, fmt.Errorf("%w: %s: node %s has no pool %s that makes snapshots", volume.ErrNotFound, id, c.node, id.Pool)
 	}
+	if err := c.flushMapping(ctx, c.pools[id.Pool], id); err != nil {
+		return nil, err
+	}
 	snapshot, err := pool.CreateSnapshot(ctx, volume.SnapshotNameOf(req.GetName()), id.Name)
 	if err != nil {
 		return nil, err
@@ -55,7 +58,7 @@ func (c *controller) describeSnapshot(pool string, snapshot volume.Snapshot) *cs
 	return &csi.Snapshot{
 		SnapshotId:         c.id(pool, snapshot.Name),
 		SourceVolumeId:     c.id(pool, snapshot.Volume),
-		SizeBytes:          int64(snapshot.Size), //nolint:gosec // The kernel's own sizes are signed (loff_t).
+		SizeBytes:          int64(plainSize(snapshot.Size, snapshot.Encryption)), //nolint:gosec // The kernel's own sizes are signed (loff_t).
 		CreationTime:       timestamppb.New(snapshot.Created),
 		ReadyToUse:         true,
 		AccessibleTopology: []*csi.Topology{c.topology()},

@@ -17,6 +17,9 @@ type volumes struct {
 	node  string
 	pools map[string]Pool
 	named devices
+	// encryption and keys are for those of the pools that are encrypted.
+	encryption encryption
+	keys       keys
 }
 
 // id returns the ID of a volume or snapshot of this node.
@@ -25,31 +28,57 @@ func (v volumes) id(pool, name string) string {
 }
 
 // open returns the device of a volume, open and verified; it is made where there
-// is none yet. A volume that has attributes of its own is one that an
-// administrator made, whatever its ID looks like: to a provisioned volume,
+// is none yet. That of an encrypted volume is what reveal makes of its raw one.
+//
+// A volume that has attributes of its own, but for those about encryption, is one that
+// an administrator made, whatever its ID looks like: to a provisioned volume,
 // Kubernetes gives only keys with a slash.
-func (v volumes) open(ctx context.Context, volumeID string, attributes map[string]string) (*blockdev.Device, error) {
+func (v volumes) open(ctx context.Context, volumeID string, attributes map[string]string, reveal reveal) (*blockdev.Device, error) {
+	wanted, attributes, err := splitEncryption(attributes)
+	if err != nil {
+		return nil, err
+	}
 	id, ok := volume.ParseID(volumeID)
 	if !ok || hasOwnKeys(attributes) {
+		if wanted.encryption != volume.Plain {
+			return nil, fmt.Errorf("%w: volumeAttributes.%s is %s, but only volumes of pools are encrypted by this driver, not devices that an administrator names", volume.ErrInvalid, EncryptionParameter, wanted.encryption)
+		}
 		return v.named.Open(ctx, attributes)
 	}
 	pool, err := v.pool(id)
 	if err != nil {
 		return nil, err
 	}
-	return pool.Activate(ctx, id.Name)
+	info, err := pool.Get(ctx, id.Name)
+	if err != nil {
+		return nil, err
+	}
+	if err := wanted.checkKept(id, info); err != nil {
+		return nil, err
+	}
+	raw, err := pool.Activate(ctx, id.Name)
+	if err != nil || info.Encryption == volume.Plain {
+		return raw, err
+	}
+	defer raw.Close()
+	return reveal(ctx, id, info, raw)
 }
 
-// close undoes open for a volume that is no longer staged.
+// close undoes open for a volume that is no longer staged. What a pool can still tell
+// of it does not matter: its disk may have gone.
 func (v volumes) close(ctx context.Context, volumeID string) error {
 	id, ok := volume.ParseID(volumeID)
 	if !ok {
 		return nil
 	}
-	if pool, found := v.pools[id.Pool]; found {
-		return pool.Deactivate(ctx, id.Name)
+	pool, found := v.pools[id.Pool]
+	if !found {
+		return nil
 	}
-	return nil
+	if err := v.encryption.Close(ctx, id); err != nil {
+		return err
+	}
+	return pool.Deactivate(ctx, id.Name)
 }
 
 // expander returns the pool of a volume, if it can grow its volumes.

@@ -16,6 +16,12 @@ var (
 	ErrNone = errors.New("no partition table")
 	// ErrDamaged says that neither copy of the table can be used.
 	ErrDamaged = errors.New("both copies of the partition table are damaged")
+	// ErrUnread says that neither copy of the table can be used, and at least one of
+	// them since it cannot be read: nobody can say what is on the disk.
+	ErrUnread = errors.New("the partition table cannot be read")
+	// ErrUntouched says that Replace has written nothing, since what is on the disk
+	// cannot be read.
+	ErrUntouched = errors.New("nothing was written")
 	// ErrChanged says that the table on the disk is not the one that was read
 	// before: another program has written it.
 	ErrChanged = errors.New("another program has changed the partition table")
@@ -39,13 +45,16 @@ type Found struct {
 	Primary, Backup error
 }
 
+// errRead says that a copy could not be read.
+var errRead = errors.New("it cannot be read")
+
 // errOld is what is wrong with a primary copy that is whole.
 var errOld = errors.New("it is older than the backup: a change was cut off before its end")
 
 // Read reads the table of a disk of the given size and logical block size in
 // bytes, from both copies. A read error of one copy is a damage of this copy.
 //
-// Errors: ErrNone; ErrDamaged.
+// Errors: ErrNone; ErrDamaged; ErrUnread.
 func Read(disk io.ReaderAt, size, blockSize uint64) (Found, error) {
 	empty, err := New(GUID{}, size, blockSize)
 	if err != nil {
@@ -71,7 +80,11 @@ func choose(primary, backup Table, primaryErr, backupErr error) (Found, error) {
 	case errors.Is(primaryErr, errNoSignature) && errors.Is(backupErr, errNoSignature):
 		return Found{}, ErrNone
 	case primaryErr != nil && backupErr != nil:
-		return Found{}, fmt.Errorf("%w: primary: %w; backup: %w", ErrDamaged, primaryErr, backupErr)
+		what := ErrDamaged
+		if errors.Is(primaryErr, errRead) || errors.Is(backupErr, errRead) {
+			what = ErrUnread
+		}
+		return Found{}, fmt.Errorf("%w: primary: %w; backup: %w", what, primaryErr, backupErr)
 	case primaryErr != nil:
 		return Found{Table: backup, Primary: primaryErr}, nil
 	case backupErr == nil && backup != primary:
@@ -110,7 +123,10 @@ func readFull(disk io.ReaderAt, data []byte, offset uint64) error {
 	if n == len(data) {
 		return nil
 	}
-	return err
+	if err == nil || errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF // The disk is shorter than it was said to be.
+	}
+	return fmt.Errorf("%w: %w", errRead, err)
 }
 
 // Repair writes the copy again that is damaged, if any, from the other one.
@@ -137,11 +153,11 @@ func (f *Found) Repair(disk Disk) error {
 // Replace puts a table on the disk in place of old. After an error the disk has
 // either one: read it again. It must not run concurrently for one disk.
 //
-// Errors: ErrChanged, and nothing was written.
+// Errors: ErrChanged, and nothing was written; ErrUntouched with what Read returned.
 func Replace(disk Disk, size uint64, old, table *Table) error {
 	found, err := Read(disk, size, old.BlockSize)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", ErrUntouched, err)
 	}
 	if found.Table != *old {
 		return ErrChanged

@@ -163,7 +163,6 @@ func TestDamageOfBothCopies(t *testing.T) {
 	for name, change := range map[string]func(*memory){
 		"bits":                 func(m *memory) { m.data[1024+3]++; m.data[size-512*20]++ },
 		"one copy gone":        func(m *memory) { clear(m.data[:17<<10]); m.data[size-512*20]++ },
-		"primary gone, bad":    func(m *memory) { clear(m.data[:17<<10]); m.bad = size - 1 },
 		"primary of less size": func(m *memory) { m.data[512+24]++; clear(m.data[size-512:]) },
 		"copies of two disks": func(m *memory) {
 			other := newTable(512)
@@ -178,6 +177,26 @@ func TestDamageOfBothCopies(t *testing.T) {
 			change(disk)
 			if _, err := gpt.Read(disk, size, 512); !errors.Is(err, gpt.ErrDamaged) {
 				t.Errorf("got %v, want %v", err, gpt.ErrDamaged)
+			}
+		})
+	}
+}
+
+// What cannot be read is neither free nor damaged: it may be whole when it can be
+// read again. A disk that has gone reads as one that ends at its beginning.
+func TestUnread(t *testing.T) {
+	for name, change := range map[string]func(*memory){
+		"no primary, backup cannot be read":      func(m *memory) { clear(m.data[:17<<10]); m.bad = size - 1 },
+		"primary cannot be read, no backup":      func(m *memory) { m.bad = 512; clear(m.data[size-512:]) },
+		"primary cannot be read, backup damaged": func(m *memory) { m.bad = 1024; m.data[size-512*20]++ },
+		"no primary, disk shorter than it says":  func(m *memory) { clear(m.data[:17<<10]); m.data = m.data[:size-512] },
+		"gone":                                   func(m *memory) { m.data = nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			disk := formatted(t, newTable(512))
+			change(disk)
+			if _, err := gpt.Read(disk, size, 512); !errors.Is(err, gpt.ErrUnread) || errors.Is(err, gpt.ErrDamaged) {
+				t.Errorf("got %v, want %v", err, gpt.ErrUnread)
 			}
 		})
 	}

@@ -55,7 +55,7 @@ func checkWithTools(t *testing.T, blockSize uint64) {
 	for _, i := range table.Sorted() {
 		entry := table.Entries[i]
 		want = append(want, partition{
-			disk.Path + "p" + map[int]string{0: "1", 6: "7"}[i], entry.Start / blockSize, entry.Size / blockSize,
+			disk.PartitionPath(i + 1), entry.Start / blockSize, entry.Size / blockSize,
 			entry.Type.String(), entry.ID.String(), entry.Name, map[int]string{6: "GUID:48,50,63"}[i],
 		})
 	}

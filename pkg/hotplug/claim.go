@@ -67,6 +67,9 @@ func (r record) sharing() bool { return r.Shared || r.Owner != "" }
 // claim sees that nothing else uses the device, and that nothing else gets it.
 // That of a volume is claimed by being staged.
 func (m *Manager) claim(one record, device *blockdev.Device) error {
+	if err := device.CheckWorking(); err != nil {
+		return err
+	}
 	if one.Volume != "" {
 		return m.checkUnpublished(one, device)
 	}
@@ -80,7 +83,9 @@ func (m *Manager) claim(one record, device *blockdev.Device) error {
 }
 
 // claimID is what the device is staged as.
-func (r record) claimID() string { return "hot-attach/" + r.ID }
+func (r record) claimID() string { return claimPrefix + r.ID }
+
+const claimPrefix = "hot-attach/"
 
 // checkUnpublished returns an error where pods have the volume, or the host uses
 // it, and it is not to be shared.

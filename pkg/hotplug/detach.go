@@ -22,8 +22,8 @@ import (
 // open it through the attachment, nobody has it open, and it is free for others.
 // It may be repeated, until it is.
 //
-// What a process has open goes on working, which nothing can change: the
-// attachment is then Held, and the device is not released.
+// What a process has open goes on working: the attachment is then Held, and the
+// device is not released. Revoke can change that, for some devices.
 //
 // Errors: volume.ErrNotFound where there is no such attachment; volume.ErrInUse
 // while processes have the device open, with the attachment that names them;
@@ -31,19 +31,26 @@ import (
 func (m *Manager) Detach(ctx context.Context, id string) (Attachment, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	one, err := m.get(id)
-	if err != nil {
-		return Attachment{}, err
-	}
-	wanted, err := m.isWanted(&one)
-	if err == nil && one.Owner != "" && wanted {
-		err = fmt.Errorf("%w: attachment %s is asked for by the pod with UID %s; delete that pod", volume.ErrPrecondition, id, one.Owner)
-	}
+	one, err := m.getUnwanted(id)
 	if err != nil {
 		return Attachment{}, err
 	}
 	err = m.detach(ctx, &one)
 	return one.Attachment, err
+}
+
+// getUnwanted returns the record with the ID, unless a pod asks for the attachment.
+// Errors: volume.ErrNotFound, volume.ErrPrecondition.
+func (m *Manager) getUnwanted(id string) (record, error) {
+	one, err := m.get(id)
+	if err != nil {
+		return one, err
+	}
+	wanted, err := m.isWanted(&one)
+	if err == nil && one.Owner != "" && wanted {
+		err = fmt.Errorf("%w: attachment %s is asked for by the pod with UID %s; delete that pod", volume.ErrPrecondition, id, one.Owner)
+	}
+	return one, err
 }
 
 // Withdraw detaches what was attached for the pod that the target path of a
@@ -96,7 +103,7 @@ func (m *Manager) eachOf(volumeID string, do func(*record) error) error {
 
 // detach takes away what is attached, and forgets it once nobody holds it.
 func (m *Manager) detach(ctx context.Context, one *record) error {
-	if one.State != Held {
+	if one.State != Held || one.Revoke {
 		if err := m.set(ctx, one, Detaching, ""); err != nil {
 			return err
 		}
@@ -169,6 +176,11 @@ func (m *Manager) takeFrom(ctx context.Context, one *record, number linux.Device
 // device.
 func (m *Manager) release(ctx context.Context, one *record) error {
 	err := m.checkUnheld(ctx, one)
+	if errors.Is(err, volume.ErrInUse) && one.Revoke {
+		if err = m.revoke(ctx, one, err); err != nil {
+			return errors.Join(err, m.set(ctx, one, Held, err.Error()))
+		}
+	}
 	if errors.Is(err, volume.ErrInUse) {
 		return errors.Join(err, m.set(ctx, one, Held, err.Error()))
 	}

@@ -114,7 +114,7 @@ func New(options Options) (*Manager, error) {
 		return nil, fmt.Errorf("tell which processes are seen: %w", err)
 	}
 	return &Manager{
-		records:        records{filepath.Join(options.StateDir, "attachments"), strings.TrimSpace(string(boot)), namespace},
+		records:        records{filepath.Join(options.StateDir, recordsFolder), strings.TrimSpace(string(boot)), namespace},
 		volumes:        options.Volumes,
 		inflight:       options.Inflight,
 		runtime:        options.Runtime,

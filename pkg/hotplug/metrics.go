@@ -8,6 +8,7 @@ import (
 type metrics struct {
 	attachments *prometheus.GaugeVec
 	restored    prometheus.Counter
+	revoked     prometheus.Counter
 }
 
 func newMetrics() *metrics {
@@ -19,6 +20,10 @@ func newMetrics() *metrics {
 		restored: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "rawblock_csi_hotplug_grants_restored_total",
 			Help: "Grants that a container had lost, to systemd for one, and was given again.",
+		}),
+		revoked: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "rawblock_csi_hotplug_devices_revoked_total",
+			Help: "Devices that were taken from processes that had them open.",
 		}),
 	}
 }
@@ -40,10 +45,12 @@ func (m *metrics) set(all []record) {
 func (m *Manager) Describe(descriptions chan<- *prometheus.Desc) {
 	m.metrics.attachments.Describe(descriptions)
 	m.metrics.restored.Describe(descriptions)
+	m.metrics.revoked.Describe(descriptions)
 }
 
 // Collect implements prometheus.Collector.
 func (m *Manager) Collect(collected chan<- prometheus.Metric) {
 	m.metrics.attachments.Collect(collected)
 	m.metrics.restored.Collect(collected)
+	m.metrics.revoked.Collect(collected)
 }

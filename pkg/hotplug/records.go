@@ -29,6 +29,8 @@ type record struct {
 	// Claimed says that the device is, or is about to be, claimed for the
 	// attachment alone.
 	Claimed bool `json:"claimed,omitempty"`
+	// Revoke says that the device is to be taken also from those who have it open.
+	Revoke bool `json:"revoke,omitempty"`
 }
 
 const recordSuffix = ".json"

@@ -16,6 +16,17 @@ func BlockSize(device Descriptor) (uint64, error) {
 	return bytes, os.NewSyscallError("ioctl BLKGETSIZE64", err)
 }
 
+// goneOr returns ENODEV where an open block device has gone, and else err. Of one
+// that has gone, a read past the page cache returns nothing and no error, as at its
+// end, a write ENOSPC, and an ioctl on a range EINVAL, since its size is 0
+// (blkdev_read_iter, blkdev_write_iter and blk_ioctl_discard in the kernel's block/).
+func goneOr(device Descriptor, err error) error {
+	if size, sizeErr := BlockSize(device); sizeErr == nil && size == 0 {
+		return unix.ENODEV
+	}
+	return err
+}
+
 // DiskSeq returns the sequence number of the disk behind an open block device
 // (BLKGETDISKSEQ, Linux 5.15). The kernel never gives one out twice between two
 // boots, whereas device numbers and names are reused. Errors: ENOTTY on older

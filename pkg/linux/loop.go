@@ -73,6 +73,8 @@ func ConfigureLoop(loop Descriptor, config LoopConfig) error {
 type LoopStatus struct {
 	// Backing is the file or device node that holds the data.
 	Backing FileID
+	// Device is the number of the block device that holds the data, if one does.
+	Device DeviceNumber
 	// Ends says that the device goes with its last user (LO_FLAGS_AUTOCLEAR).
 	Ends bool
 	// DirectIO says that the page cache of the backing file is passed by.
@@ -90,6 +92,7 @@ func StatusOfLoop(loop Descriptor) (LoopStatus, error) {
 	}
 	return LoopStatus{
 		Backing:  FileID{DeviceNumber{unix.Major(status.Device), unix.Minor(status.Device)}, status.Inode},
+		Device:   DeviceNumber{unix.Major(status.Rdevice), unix.Minor(status.Rdevice)},
 		Ends:     status.Flags&unix.LO_FLAGS_AUTOCLEAR != 0,
 		DirectIO: status.Flags&unix.LO_FLAGS_DIRECT_IO != 0,
 		Plain:    status.Flags&unix.LO_FLAGS_READ_ONLY == 0 && status.Offset == 0 && status.Sizelimit == 0,

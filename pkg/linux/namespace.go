@@ -1,6 +1,7 @@
 package linux
 
 import (
+	"errors"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -12,6 +13,17 @@ import (
 // device can be opened (SB_I_NODEV in the kernel's fs/super.c); in this one, it
 // can, wherever it is mounted.
 func BlockNodeTree(number DeviceNumber, uid, gid, mode uint32) (*File, error) {
+	tree, err := blockNodeTree(treeOf, number, uid, gid, mode)
+	// Before Linux 6.15, no tree is taken out of a filesystem that is mounted nowhere
+	// (__do_loopback in the kernel's fs/namespace.c).
+	if errors.Is(err, unix.EINVAL) {
+		return blockNodeTree(treeOfMounted, number, uid, gid, mode)
+	}
+	return tree, err
+}
+
+// blockNodeTree makes the node, and takes it out of its filesystem by a function.
+func blockNodeTree(take func(Descriptor, string) (int, error), number DeviceNumber, uid, gid, mode uint32) (*File, error) {
 	context, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return nil, os.NewSyscallError("fsopen", err)
@@ -38,11 +50,37 @@ func BlockNodeTree(number DeviceNumber, uid, gid, mode uint32) (*File, error) {
 	if err := SetOwner(node, uid, gid, mode); err != nil {
 		return nil, err
 	}
-	tree, err := unix.OpenTree(mount, name, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	tree, err := take(filesystem, name)
 	if err != nil {
-		return nil, os.NewSyscallError("open_tree", err)
+		return nil, err
 	}
 	return &File{tree, "the node of device " + number.String()}, nil
+}
+
+func treeOf(filesystem Descriptor, name string) (int, error) {
+	tree, err := unix.OpenTree(int(filesystem.Fd()), name, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	return tree, os.NewSyscallError("open_tree", err)
+}
+
+// treeOfMounted mounts the filesystem where nobody sees it, in a mount namespace that
+// ends with the call, and takes the tree from there.
+func treeOfMounted(filesystem Descriptor, name string) (tree int, err error) {
+	err = onOwnThread(func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+			return os.NewSyscallError("unshare", err)
+		}
+		// What is mounted here must not be mounted in the namespace that this one is
+		// a copy of as well.
+		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+			return os.NewSyscallError("mount", err)
+		}
+		if err := unix.MoveMount(int(filesystem.Fd()), "", unix.AT_FDCWD, "/", unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+			return os.NewSyscallError("move_mount", err)
+		}
+		tree, err = treeOf(filesystem, name)
+		return err
+	})
+	return tree, err
 }
 
 // MountTree mounts a tree on the file behind the handle target, in the mount

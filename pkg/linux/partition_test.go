@@ -24,7 +24,7 @@ func TestPartitions(t *testing.T) {
 			t.Errorf("%s: got %v, want %v", name, err, unix.EBUSY)
 		}
 	}
-	part, err := os.Open(disk.Path + "p3")
+	part, err := os.Open(disk.PartitionPath(3))
 	rig.Must(t, err)
 	defer part.Close()
 	wantSize(t, part, 4*rig.MiB)

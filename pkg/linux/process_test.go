@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"syscall"
 	"testing"
@@ -144,6 +145,16 @@ func TestFlagsOf(t *testing.T) {
 // In a process that has a user and a mount namespace of its own, and a filesystem
 // that belongs to them, only a node that is mounted can be opened.
 func TestMountTree(t *testing.T) {
+	for name, make := range map[string]nodeTree{"as the kernel has it": linux.BlockNodeTree, "before Linux 6.15": linux.BlockNodeTreeOfMounted} {
+		t.Run(name, func(t *testing.T) { testMountTree(t, make) })
+	}
+}
+
+// nodeTree makes a node that is mounted nowhere.
+type nodeTree func(number linux.DeviceNumber, uid, gid, mode uint32) (*linux.File, error)
+
+func testMountTree(t *testing.T, make nodeTree) {
+	before := rig.MountPoints(t)
 	disk := rig.NewDisk(t, rig.MiB)
 	const rootID = 200000
 	command := start(t, &syscall.SysProcAttr{
@@ -175,9 +186,12 @@ func TestMountTree(t *testing.T) {
 	if unix.Getuid() != 0 {
 		t.Error("the whole process has become another user")
 	}
-	tree, err := linux.BlockNodeTree(disk.Number(), rootID, rootID, 0o660)
+	tree, err := make(disk.Number(), rootID, rootID, 0o660)
 	rig.Must(t, err)
 	defer tree.Close()
+	if now := rig.MountPoints(t); !slices.Equal(now, before) {
+		t.Errorf("on the host there was mounted %q, and is %q", before, now)
+	}
 	file, err := linux.OpenPathAt(dir, "node")
 	rig.Must(t, err)
 	defer file.Close()

@@ -1,6 +1,7 @@
 package linux
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -66,7 +67,8 @@ func RawBuffer(length int) []byte {
 	return buffer[skip : skip+length : skip+length]
 }
 
-// ReadAt reads from any place, as io.ReaderAt has it.
+// ReadAt reads from any place, as io.ReaderAt has it. Errors: ENODEV where the
+// device has gone, which without this would look like its end.
 func (r *Raw) ReadAt(data []byte, offset int64) (int, error) {
 	if offset < 0 {
 		return 0, &os.PathError{Op: "read", Path: r.name, Err: unix.EINVAL}
@@ -94,6 +96,9 @@ func (r *Raw) readBlocks(blocks []byte, offset int64) (int, error) {
 			return done, &os.PathError{Op: "read", Path: r.name, Err: err}
 		}
 		if n == 0 {
+			if err := goneOr(r, io.EOF); !errors.Is(err, io.EOF) {
+				return done, &os.PathError{Op: "read", Path: r.name, Err: err}
+			}
 			return done, io.EOF
 		}
 		done += n
@@ -103,7 +108,7 @@ func (r *Raw) readBlocks(blocks []byte, offset int64) (int, error) {
 
 // WriteAt writes whole logical blocks in one call, so that a process which is
 // killed has written all or nothing. They are safe from a power failure after
-// Sync.
+// Sync. Errors: ENODEV where the device has gone.
 func (r *Raw) WriteAt(data []byte, offset int64) (int, error) {
 	if offset%r.block != 0 || int64(len(data))%r.block != 0 {
 		return 0, fmt.Errorf("write %s: %d bytes at %d are not whole blocks of %d", r.name, len(data), offset, r.block)
@@ -115,7 +120,7 @@ func (r *Raw) WriteAt(data []byte, offset int64) (int, error) {
 	}
 	n, err := ignoringEINTR(func() (int, error) { return unix.Pwrite(r.fd, blocks, offset) })
 	if err != nil {
-		return 0, &os.PathError{Op: "write", Path: r.name, Err: err}
+		return 0, &os.PathError{Op: "write", Path: r.name, Err: goneOr(r, err)}
 	}
 	if n != len(data) {
 		return n, &os.PathError{Op: "write", Path: r.name, Err: io.ErrShortWrite}

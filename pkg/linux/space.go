@@ -27,6 +27,17 @@ func FreeSpace(file Descriptor) (available, total uint64, err error) {
 	return st.Bavail * unit, st.Blocks * unit, nil
 }
 
+// IsReadOnly reports whether the filesystem of an open file is mounted read-only, or
+// has become so by itself (fstatfs(2), ST_RDONLY).
+func IsReadOnly(file Descriptor) (bool, error) {
+	var st unix.Statfs_t
+	_, err := ignoringEINTR(func() (int, error) { return 0, unix.Fstatfs(int(file.Fd()), &st) })
+	if err != nil {
+		return false, &os.PathError{Op: "statfs", Path: file.Name(), Err: err}
+	}
+	return st.Flags&unix.ST_RDONLY != 0, nil
+}
+
 // OpenFile opens a file or device for reading, or for reading and writing.
 func OpenFile(path string, forWriting bool) (*File, error) {
 	flags := unix.O_RDONLY

@@ -12,7 +12,7 @@ import (
 //
 // The descriptor must be open for writing; start and length are in bytes and
 // multiples of the logical block size, also for the functions below. Errors:
-// EOPNOTSUPP where the device cannot.
+// EOPNOTSUPP where the device cannot; ENODEV where it has gone.
 func Discard(device Descriptor, start, length uint64) error {
 	return rangeIoctl(device, unix.BLKDISCARD, start, length, "ioctl BLKDISCARD")
 }
@@ -31,5 +31,8 @@ func ZeroOut(device Descriptor, start, length uint64) error {
 
 func rangeIoctl(device Descriptor, request uint, start, length uint64, name string) error {
 	arg := [2]uint64{start, length}
-	return os.NewSyscallError(name, ioctl(device, request, unsafe.Pointer(&arg)))
+	if err := ioctl(device, request, unsafe.Pointer(&arg)); err != nil {
+		return os.NewSyscallError(name, goneOr(device, err))
+	}
+	return nil
 }

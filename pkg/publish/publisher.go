@@ -24,14 +24,22 @@ type Publisher struct {
 // state, which it makes; the folder should be on a filesystem that does not
 // outlive the boot, such as /run, since no record does.
 func New(state string, sysfs blockdev.Sysfs) (*Publisher, error) {
-	// Different at each boot (random(4)): no record of an earlier one counts.
-	const bootIDFile = "/proc/sys/kernel/random/boot_id"
-	bootID, err := os.ReadFile(bootIDFile)
+	bootID, err := readBootID()
 	if err != nil {
-		return nil, fmt.Errorf("tell this boot from the last one: %w", err)
+		return nil, err
 	}
 	if err := os.MkdirAll(state, 0o700); err != nil {
 		return nil, fmt.Errorf("make the folder for records: %w", err)
 	}
-	return &Publisher{state: state, sysfs: sysfs, bootID: strings.TrimSpace(string(bootID))}, nil
+	return &Publisher{state: state, sysfs: sysfs, bootID: bootID}, nil
+}
+
+// readBootID returns what is different at each boot (random(4)): no record of an
+// earlier one counts.
+func readBootID() (string, error) {
+	bootID, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", fmt.Errorf("tell this boot from the last one: %w", err)
+	}
+	return strings.TrimSpace(string(bootID)), nil
 }

@@ -17,8 +17,12 @@ import (
 //
 // Errors: volume.ErrInUse where the host uses the device, or it is staged as
 // another volume; volume.ErrIncompatible where the volume is staged with another
-// mode; volume.ErrMismatch where another device is staged and published.
+// mode; volume.ErrMismatch where another device is staged and published;
+// volume.ErrPrecondition for a mapping that fails all I/O (blockdev.Device.CheckWorking).
 func (p *Publisher) Stage(volumeID string, device *blockdev.Device, mode volume.AccessMode) error {
+	if err := device.CheckWorking(); err != nil {
+		return err
+	}
 	records := p.records(volumeID)
 	record, found, err := records.staged(p.bootID)
 	if err != nil {
@@ -101,6 +105,9 @@ func (p *Publisher) Admit(ctx context.Context, volumeID string, device *blockdev
 	if err := admit(publications, wanted); err != nil {
 		return err
 	}
+	if err := device.CheckWorking(); err != nil {
+		return err
+	}
 	record, found, err := records.staged(p.bootID)
 	switch {
 	case err != nil:
@@ -162,6 +169,29 @@ func (p *Publisher) OpenStaged(volumeID string) (*blockdev.Device, volume.Access
 		return nil, "", mismatch(record, device, nil)
 	}
 	return device, record.mode, nil
+}
+
+// CheckStaged returns an error unless a device that was found where the volume is
+// published is what was staged, or a read-only view of it, and is still there: the
+// node of a disk that has gone opens whatever has its number by then. Of a volume that
+// is not staged nothing is known. Errors: volume.ErrNotFound.
+func (p *Publisher) CheckStaged(volumeID string, device *blockdev.Device) error {
+	record, found, err := p.records(volumeID).staged(p.bootID)
+	if err != nil || !found {
+		return err
+	}
+	number, seq, err := device.Shown()
+	if err != nil {
+		return err
+	}
+	attached, err := p.sysfs.IsAttached(number, seq)
+	if err != nil {
+		return err
+	}
+	if number != record.number || seq != record.seq || !attached {
+		return fmt.Errorf("%w: the device %s with disk sequence number %d, which is staged as volume %s, has gone", volume.ErrNotFound, record.number, record.seq, volumeID)
+	}
+	return nil
 }
 
 // Unstage forgets the volume. It may be repeated. Errors: volume.ErrPrecondition

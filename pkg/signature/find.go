@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 )
 
@@ -21,6 +22,10 @@ const (
 	// the very end: they can go past the page cache on any disk. No mark crosses the
 	// border of two.
 	block = 4096
+	// samples is how many blocks between the edges are read at least, evenly spread, as
+	// far as there are so many. On a disk of which a hundredth is not zero, all of them
+	// are zero once in 30,000 times; a disk that seeks has read them in seconds.
+	samples = 1024
 )
 
 // Unknown is the Kind of data that has no known mark.
@@ -44,7 +49,8 @@ func (f Finding) String() string { return fmt.Sprintf("%s at %d", f.Kind, f.Offs
 // cannot be read is an error, and so is one that ends before its size: neither
 // is free.
 //
-// It reads 32 MiB in order and some 30 blocks between, and nothing twice.
+// It reads 32 MiB in order and some 1,050 blocks between, which are looked at for
+// marks only once anything is found, and nothing twice.
 func Find(disk io.ReaderAt, size int64) ([]Finding, error) {
 	if size <= 0 {
 		return nil, fmt.Errorf("look for data on a disk of %d bytes: it has none to be read", size)
@@ -54,6 +60,9 @@ func Find(disk io.ReaderAt, size int64) ([]Finding, error) {
 	var found []Finding
 	unknown := int64(-1)
 	for _, part := range partsOf(size, marks) {
+		if part.sample && (unknown >= 0 || len(found) > 0) {
+			continue // The disk is not free, and there is no mark to say whose it is.
+		}
 		data := buffer[:part.end-part.start]
 		if err := read(disk, data, part.start); err != nil {
 			return nil, fmt.Errorf("look for data at %d: %w", part.start, err)
@@ -62,7 +71,7 @@ func Find(disk io.ReaderAt, size int64) ([]Finding, error) {
 		if dirty < 0 {
 			continue
 		}
-		if part.edge && unknown < 0 {
+		if unknown < 0 {
 			unknown = part.start + int64(dirty)
 		}
 		found = append(found, match(data, part, marks)...)
@@ -76,28 +85,34 @@ func Find(disk io.ReaderAt, size int64) ([]Finding, error) {
 // part is a range of the disk that is read at once.
 type part struct {
 	start, end int64
-	// edge says that the range must be zero.
-	edge bool
+	// sample says that no mark can be there.
+	sample bool
 }
 
-// partsOf returns what is to be read: the edges, and the blocks of the marks
-// between, in order and without overlap.
+// partsOf returns what is to be read, and must be zero: the edges, and between them
+// the blocks of the marks and the samples, in order and without overlap.
 func partsOf(size int64, marks []mark) []part {
 	head := min(edge, size)
 	tail := max(head, (size-edge)/block*block)
 	var parts []part
 	edges := func(start, end int64) {
 		for ; start < end; start += chunk {
-			parts = append(parts, part{start, min(start+chunk, end), true})
+			parts = append(parts, part{start, min(start+chunk, end), false})
 		}
 	}
 	edges(0, head)
+	// The blocks between, and whether they are samples only.
+	between := map[int64]bool{}
+	for start := head; start < tail; start += max((tail-head)/samples/block*block, block) {
+		between[start] = true
+	}
 	for _, m := range marks {
-		start := m.offset / block * block
-		if start < head || start >= tail || start == parts[len(parts)-1].start {
-			continue
+		if start := m.offset / block * block; start >= head && start < tail {
+			between[start] = false
 		}
-		parts = append(parts, part{start, min(start+block, tail), false})
+	}
+	for _, start := range slices.Sorted(maps.Keys(between)) {
+		parts = append(parts, part{start, min(start+block, tail), between[start]})
 	}
 	edges(tail, size)
 	return parts

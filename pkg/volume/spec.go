@@ -15,6 +15,10 @@ type Spec struct {
 	Parameters map[string]string
 	// Source is what the volume begins as; the zero value: all zeros.
 	Source Source
+	// Encryption is recorded with the volume. A pool does not encrypt: the sizes are
+	// those of its device, of which the encryption takes its part (Overhead). A source
+	// must have the same.
+	Encryption Encryption
 }
 
 // Source names what a volume is a copy of, in the same pool. At most one of the
@@ -34,6 +38,8 @@ type Info struct {
 	Size uint64
 	// Source is what it was made from.
 	Source Source
+	// Encryption is that which it was made with.
+	Encryption Encryption
 }
 
 // Snapshot is what is known of a snapshot. It can be used as soon as it exists.
@@ -46,6 +52,8 @@ type Snapshot struct {
 	Size uint64
 	// Created is when it was made.
 	Created time.Time
+	// Encryption is that of the volume.
+	Encryption Encryption
 }
 
 // Capacity is what a pool has to give.

@@ -61,6 +61,7 @@ func (s Suite) Run(t *testing.T) {
 		"a volume in use stays":          (*bench).inUse,
 		"the medium is the database":     (*bench).reopened,
 		"volumes grow while in use":      (*bench).grows,
+		"encryption is kept":             (*bench).encrypted,
 		"all at once":                    (*bench).parallel,
 		"snapshots":                      (*bench).snapshots,
 		"clones":                         (*bench).clones,

@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/rawblock-csi/rawblock-csi/pkg/hotplug"
+	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
 	"github.com/rawblock-csi/rawblock-csi/test/rig"
 )
 
@@ -93,4 +94,31 @@ func TestCRIReusedName(t *testing.T) {
 		t.Errorf("attached: %+v", attached)
 	}
 	containers[0].wantDevice(t, "/dev/xvdb", disk)
+}
+
+// Whether it is to be attached again is a part of what was asked for: asked for
+// otherwise, it is not there already, and stays as it was.
+func TestCRIRestoreAskedForOtherwise(t *testing.T) {
+	for name, restore := range map[string]bool{"restore": true, "do not": false} {
+		t.Run(name, func(t *testing.T) {
+			disk, node := rig.NewDisk(t, rig.MiB), newCluster(t)
+			ctx := rig.Context(t)
+			_, containers := node.run(t, pod("default", "db-0"), "postgres")
+			wanted := request(disk, "default", "db-0", "postgres")
+			wanted.Restore = restore
+			attached, err := node.Attach(ctx, wanted)
+			rig.Must(t, err)
+			again, err := node.Attach(ctx, wanted)
+			if err != nil || again.ID != attached.ID {
+				t.Errorf("asked for again: %+v, %v", again, err)
+			}
+			wanted.Restore = !restore
+			_, err = node.Attach(ctx, wanted)
+			wantErrorOf(t, err, volume.ErrInUse, "is attached to this container at /dev/xvdb (attachment "+attached.ID+", Attached)")
+			if one := node.only(t); one.ID != attached.ID || one.Restore != restore {
+				t.Errorf("it became %+v", one)
+			}
+			containers[0].wantDevice(t, "/dev/xvdb", disk)
+		})
+	}
 }

@@ -14,16 +14,41 @@ import (
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
 	"github.com/rawblock-csi/rawblock-csi/test/oci"
 	"github.com/rawblock-csi/rawblock-csi/test/rig"
+	"github.com/rawblock-csi/rawblock-csi/test/vm/machine"
 )
 
-// hold has a program in the container hold a device, until release is called.
-func (c *container) hold(t *testing.T, how, path string) (release func()) {
+// holderInGuest is where the holder is in a guest machine, which has no compiler.
+const holderInGuest = "/usr/local/bin/holder"
+
+// addHolder puts the holder into the container.
+func (c *container) addHolder(t *testing.T) {
 	t.Helper()
-	build := exec.CommandContext(rig.Context(t), "go", "build", "-o", filepath.Join(c.Rootfs, "bin", "holder"), "./holder")
+	program := filepath.Join(c.Rootfs, "bin", "holder")
+	if machine.Inside() {
+		data, err := os.ReadFile(holderInGuest)
+		rig.Must(t, err)
+		rig.Must(t, os.WriteFile(program, data, 0o755))
+		return
+	}
+	build := exec.CommandContext(rig.Context(t), "go", "build", "-o", program, "./holder")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if output, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build the holder: %v\n%s", err, output)
 	}
+}
+
+// hold has a program in the container hold a device, until release is called.
+func (c *container) hold(t *testing.T, how, path string) (release func()) {
+	t.Helper()
+	release, _ = c.holdAndWrite(t, how, path)
+	return release
+}
+
+// holdAndWrite does the same; write has the program write a line to the device, and
+// returns how that went.
+func (c *container) holdAndWrite(t *testing.T, how, path string) (release func(), write func(line string) string) {
+	t.Helper()
+	c.addHolder(t)
 	command := c.Command(rig.Context(t), "/bin/holder", how, path)
 	command.Stderr = os.Stderr
 	input, err := command.StdinPipe()
@@ -39,10 +64,19 @@ func (c *container) hold(t *testing.T, how, path string) (release func()) {
 			t.Errorf("the holder: %v", err)
 		}
 	}
-	if line, err := bufio.NewReader(output).ReadString('\n'); err != nil || line != "holding\n" {
+	lines := bufio.NewReader(output)
+	if line, err := lines.ReadString('\n'); err != nil || line != "holding\n" {
 		t.Fatalf("the holder says %q, %v", line, err)
 	}
-	return release
+	write = func(text string) string {
+		t.Helper()
+		_, err := io.WriteString(input, text+"\n")
+		rig.Must(t, err)
+		line, err := lines.ReadString('\n')
+		rig.Must(t, err)
+		return strings.TrimSpace(line)
+	}
+	return release, write
 }
 
 // What a program holds goes on working, and keeps the device from being released.

@@ -4,6 +4,7 @@
 package hotplug
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -18,9 +19,28 @@ import (
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
 	"github.com/rawblock-csi/rawblock-csi/test/oci"
 	"github.com/rawblock-csi/rawblock-csi/test/rig"
+	"github.com/rawblock-csi/rawblock-csi/test/vm/machine"
 )
 
-func TestMain(m *testing.M) { rig.Main(m) }
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if !machine.Inside() {
+		leaveOut("^TestVM")
+	}
+	rig.Main(m)
+}
+
+// leaveOut has no test run that a pattern matches: those with disks of a guest machine,
+// which has this package run whole or in part (test/vm/hotplug_test.go).
+func leaveOut(pattern string) {
+	skip := flag.Lookup("test.skip").Value
+	if before := skip.String(); before != "" {
+		pattern = before + "|" + pattern
+	}
+	if err := skip.Set(pattern); err != nil {
+		panic(err) // It is a string, which takes anything.
+	}
+}
 
 // node is a node with its manager, as the plugin has it.
 type node struct {

@@ -15,8 +15,7 @@ import (
 // vsphere-csi-driver #338: unpublish wanted to know more than the target.
 func TestDeviceGoneAtEachPoint(t *testing.T) {
 	plugin := rig.NewPlugin(t, nil)
-	newVolume := func(t *testing.T) (*rig.Volume, *rig.Disk, string) {
-		disk := rig.NewDisk(t, 8*rig.MiB)
+	newVolume := func(t *testing.T, disk *rig.Disk) (*rig.Volume, *rig.Disk, string) {
 		volume := plugin.NewVolume(t, t.Name()[len("TestDeviceGoneAtEachPoint/"):], disk.Path)
 		return volume, disk, volume.Target(t, "pod-1")
 	}
@@ -28,27 +27,27 @@ func TestDeviceGoneAtEachPoint(t *testing.T) {
 		wantEmpty(t, volume.Staging)
 	}
 	t.Run("before stage", func(t *testing.T) {
-		volume, disk, target := newVolume(t)
+		volume, disk, target := newVolume(t, rig.NewDisk(t, 8*rig.MiB))
 		disk.Pull(t)
 		wantCode(t, volume.Stage(rig.Context(t)), codes.NotFound)
 		tearDown(t, volume, target)
 	})
 	t.Run("before publish", func(t *testing.T) {
-		volume, disk, target := newVolume(t)
+		volume, disk, target := newVolume(t, rig.NewDisk(t, 8*rig.MiB))
 		rig.Must(t, volume.Stage(rig.Context(t)))
 		disk.Pull(t)
 		wantCode(t, volume.Publish(rig.Context(t), target), codes.NotFound)
 		tearDown(t, volume, target)
 	})
 	t.Run("medium only", func(t *testing.T) {
-		volume, disk, target := newVolume(t)
+		volume, disk, target := newVolume(t, rig.NewLoop(t, 8*rig.MiB, 512))
 		rig.Must(t, volume.Stage(rig.Context(t)))
 		disk.Detach(t)
 		wantCode(t, volume.Publish(rig.Context(t), target), codes.NotFound)
 		tearDown(t, volume, target)
 	})
 	t.Run("while published", func(t *testing.T) {
-		volume, disk, target := newVolume(t)
+		volume, disk, target := newVolume(t, rig.NewDisk(t, 8*rig.MiB))
 		rig.Must(t, volume.Stage(rig.Context(t)))
 		rig.Must(t, volume.Publish(rig.Context(t), target))
 		disk.Pull(t)
@@ -60,20 +59,20 @@ func TestDeviceGoneAtEachPoint(t *testing.T) {
 		tearDown(t, volume, target)
 	})
 	t.Run("while published read-only", func(t *testing.T) {
-		volume, disk, target := newVolume(t)
+		volume, disk, target := newVolume(t, rig.NewDisk(t, 8*rig.MiB))
 		rig.Must(t, volume.Stage(rig.Context(t)))
 		rig.Must(t, volume.PublishReadOnly(rig.Context(t), target))
-		disk.Detach(t) // The view holds the node, so the medium goes when it is released.
+		disk.Pull(t) // A view holds a loop device, so its medium goes when that is released.
 		tearDown(t, volume, target)
 	})
 	t.Run("while open", func(t *testing.T) {
-		volume, disk, target := newVolume(t)
+		volume, disk, target := newVolume(t, rig.NewDisk(t, 8*rig.MiB))
 		rig.Must(t, volume.Stage(rig.Context(t)))
 		rig.Must(t, volume.Publish(rig.Context(t), target))
 		pod, err := os.OpenFile(target, os.O_RDWR, 0)
 		rig.Must(t, err)
 		defer pod.Close()
-		disk.Detach(t)
+		disk.Pull(t)
 		tearDown(t, volume, target)
 	})
 }
@@ -91,6 +90,9 @@ func TestNumberReusedBetweenStageAndPublish(t *testing.T) {
 
 	wantCode(t, volume.Publish(ctx, target), codes.FailedPrecondition)
 	wantCode(t, volume.Stage(ctx), codes.FailedPrecondition)
+	// The node at the target opens the other disk.
+	_, err := plugin.NodeGetVolumeStats(ctx, &csi.NodeGetVolumeStatsRequest{VolumeId: volume.ID, VolumePath: target})
+	wantCode(t, err, codes.NotFound)
 	rig.Must(t, volume.Unpublish(ctx, target))
 	// Without pins, the administrator's word is that the path is the disk.
 	wantCode(t, volume.Publish(ctx, target), codes.FailedPrecondition)

@@ -82,7 +82,7 @@ func TestKubeletDirIsALink(t *testing.T) {
 	rig.Must(t, err)
 	options := driver.Options{
 		Endpoint: filepath.Join(t.TempDir(), "csi.sock"), NodeID: rig.NodeID, Version: "test",
-		KubeletDir: link, Publisher: publisher, Devices: static.New([]string{"/dev/loop*"}, sysfs), Sysfs: sysfs,
+		KubeletDir: link, Publisher: publisher, Devices: static.New(rig.DevicePatterns(), sysfs), Sysfs: sysfs,
 	}
 	rig.Serve(t, options)
 	// Kubelet may send its paths with the link or without.

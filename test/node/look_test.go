@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
 	"github.com/rawblock-csi/rawblock-csi/test/rig"
 )
 
@@ -48,7 +49,7 @@ func wantEmpty(t *testing.T, folder string, except ...string) {
 func wantDevice(t *testing.T, target string, disk *rig.Disk) {
 	t.Helper()
 	facts := lstat(t, target)
-	if facts.mode&unix.S_IFMT != unix.S_IFBLK || unix.Major(facts.number) != disk.Number().Major || unix.Minor(facts.number) != disk.Minor {
+	if facts.mode&unix.S_IFMT != unix.S_IFBLK || unix.Major(facts.number) != disk.Number().Major || unix.Minor(facts.number) != disk.Number().Minor {
 		t.Errorf("%s is %+v, not the disk %s", target, facts, disk.Path)
 	}
 }
@@ -80,6 +81,6 @@ func bind(source, target string) error {
 	return unix.Mount(source, target, "", unix.MS_BIND, "")
 }
 
-func mknod(path string, minor uint32) error {
-	return unix.Mknod(path, unix.S_IFBLK|0o600, int(unix.Mkdev(7, minor)))
+func mknod(path string, number linux.DeviceNumber) error {
+	return unix.Mknod(path, unix.S_IFBLK|0o600, int(unix.Mkdev(number.Major, number.Minor)))
 }

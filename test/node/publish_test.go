@@ -62,6 +62,8 @@ func TestPublishCompletesAPlainFile(t *testing.T) {
 
 func TestForeignTargetIsAnErrorThatLosesNothing(t *testing.T) {
 	plugin, disk, other := rig.NewPlugin(t, nil), rig.NewDisk(t, 8*rig.MiB), rig.NewDisk(t, 8*rig.MiB)
+	file := t.TempDir() + "/file"
+	rig.Must(t, os.WriteFile(file, []byte("precious"), 0o644))
 	for name, test := range map[string]struct {
 		make      func(path string) error
 		publish   codes.Code
@@ -72,11 +74,11 @@ func TestForeignTargetIsAnErrorThatLosesNothing(t *testing.T) {
 		"link to the disk": {func(path string) error { return os.Symlink(disk.Path, path) }, codes.FailedPrecondition, codes.FailedPrecondition},
 		"dangling link":    {func(path string) error { return os.Symlink("/nowhere", path) }, codes.FailedPrecondition, codes.FailedPrecondition},
 		"fifo":             {func(path string) error { return unix.Mkfifo(path, 0o600) }, codes.FailedPrecondition, codes.FailedPrecondition},
-		"node by mknod":    {func(path string) error { return mknod(path, disk.Minor) }, codes.FailedPrecondition, codes.FailedPrecondition},
+		"node by mknod":    {func(path string) error { return mknod(path, disk.Number()) }, codes.FailedPrecondition, codes.FailedPrecondition},
 		// A mount at a target is taken down by unpublish, whoever made it: kubelet
 		// must be able to end the pod, and a mount holds no data of its own.
 		"another device": {func(path string) error { return bind(other.Path, path) }, codes.AlreadyExists, codes.OK},
-		"mounted file":   {func(path string) error { return bind(other.Backing, path) }, codes.FailedPrecondition, codes.OK},
+		"mounted file":   {func(path string) error { return bind(file, path) }, codes.FailedPrecondition, codes.OK},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ctx := rig.Context(t)

@@ -12,19 +12,24 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
+	"github.com/rawblock-csi/rawblock-csi/test/vm/machine"
 )
 
 // MiB is 2^20 bytes.
 const MiB = 1 << 20
 
-// Disk is a loop device that stands for a disk. It goes with its test.
+// Disk is a disk that a test has for itself: a loop device, or, in a guest machine
+// (test/vm), one of the machine's. It goes with its test.
 type Disk struct {
-	// Path is its node, /dev/loopN.
+	// Path is the kernel's node of it, such as /dev/loop3.
 	Path string
-	// Minor is its number among the loop devices.
-	Minor uint32
-	// Backing is the file that holds its data.
+	// Backing is where its data can be read: the file below a loop device. The media
+	// of a machine are outside of it, so there it is the disk itself.
 	Backing string
+
+	number linux.DeviceNumber
+	// plugged is the disk of the machine; nil: a loop device.
+	plugged *machine.Plugged
 }
 
 // NewDisk makes a disk of the given size in bytes.
@@ -35,6 +40,16 @@ func NewDisk(t testing.TB, size int64) *Disk {
 
 // NewDiskWithBlockSize makes a disk of the given size and logical block size in bytes.
 func NewDiskWithBlockSize(t testing.TB, size int64, blockSize uint32) *Disk {
+	t.Helper()
+	if !machine.Inside() {
+		return NewLoop(t, size, blockSize)
+	}
+	return newMachineDisk(t, size, blockSize)
+}
+
+// NewLoop makes a disk of the given size and logical block size in bytes that is a
+// loop device everywhere: for tests that are about those.
+func NewLoop(t testing.TB, size int64, blockSize uint32) *Disk {
 	t.Helper()
 	RequireRoot(t)
 	disk := &Disk{Backing: filepath.Join(t.TempDir(), "rawblock-test-disk")}
@@ -50,9 +65,18 @@ func NewDiskWithBlockSize(t testing.TB, size int64, blockSize uint32) *Disk {
 	return disk
 }
 
-// Plug attaches the disk, to a loop device that may be another than before.
+// Number is the disk's device number, which it keeps until it is plugged in again.
+func (d *Disk) Number() linux.DeviceNumber { return d.number }
+
+// Plug attaches the disk, which may have another name and number than before. A disk
+// of a machine keeps its block size.
 func (d *Disk) Plug(t testing.TB, blockSize uint32) {
 	t.Helper()
+	if d.plugged != nil {
+		d.plugged.Plug(t)
+		d.found(t)
+		return
+	}
 	for {
 		minor, err := linux.FreeLoop()
 		Must(t, err)
@@ -66,12 +90,21 @@ func (d *Disk) Plug(t testing.TB, blockSize uint32) {
 }
 
 // TakePlaceOf pulls both disks out and attaches this one where the other was: it
-// has the other's name and number then.
+// has the other's name and number then. A machine gives out the first name that is
+// free, so there the other one must have been made first.
 func (d *Disk) TakePlaceOf(t testing.TB, other *Disk) {
 	t.Helper()
 	d.Pull(t)
-	other.Detach(t)
-	Must(t, d.plugInto(t, other.Minor, 512))
+	if d.plugged == nil {
+		other.Detach(t)
+		Must(t, d.plugInto(t, other.number.Minor, 512))
+		return
+	}
+	other.Pull(t)
+	d.Plug(t, 512)
+	if d.number != other.number {
+		t.Fatalf("the disk is %s (%s) now, not in the place of %s (%s)", d.Path, d.number, other.Path, other.number)
+	}
 }
 
 func (d *Disk) plugInto(t testing.TB, minor, blockSize uint32) error {
@@ -84,14 +117,17 @@ func (d *Disk) plugInto(t testing.TB, minor, blockSize uint32) error {
 	defer loop.Close()
 	err = linux.ConfigureLoop(loop, linux.LoopConfig{Backing: file, Label: "rawblock-test", BlockSize: blockSize})
 	if err == nil {
-		d.Minor, d.Path = minor, linux.LoopPath(minor)
+		d.number, d.Path = linux.DeviceNumber{Major: linux.LoopMajor, Minor: minor}, linux.LoopPath(minor)
 	}
 	return err
 }
 
-// Detach empties the loop device, as if the disk had no medium. The node stays.
+// Detach empties a loop device, as if the disk had no medium. The node stays.
 func (d *Disk) Detach(t testing.TB) {
 	t.Helper()
+	if d.plugged != nil {
+		t.Fatal("only a loop device can be without a medium: make it with NewLoop")
+	}
 	loop, err := os.Open(d.Path)
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENXIO) {
 		return
@@ -103,6 +139,15 @@ func (d *Disk) Detach(t testing.TB) {
 	}
 	if err := linux.ClearLoop(loop); err != nil && !errors.Is(err, unix.ENXIO) {
 		t.Fatal(err)
+	}
+	Must(t, loop.Close()) // Whoever closes it last ends it.
+	for range 100 {
+		if !isSetUp(d.number.Minor) {
+			return
+		}
+		// Whoever looks at all block devices, such as udev, holds it for a moment; a
+		// test may hold it for longer.
+		time.Sleep(10 * time.Millisecond)
 	}
 }
 
@@ -126,20 +171,24 @@ func (d *Disk) clearViews(t testing.TB) {
 }
 
 // Pull removes the disk and its node from the system, as when somebody pulls it
-// out. While it is held open by others only the medium goes.
+// out. While a loop device is held open by others only the medium goes.
 func (d *Disk) Pull(t testing.TB) {
 	t.Helper()
+	if d.plugged != nil {
+		d.plugged.Unplug(t)
+		return
+	}
 	d.Detach(t)
 	control, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
 	Must(t, err)
 	defer control.Close()
 	for range 50 {
-		err = unix.IoctlSetInt(int(control.Fd()), unix.LOOP_CTL_REMOVE, int(d.Minor))
+		err = unix.IoctlSetInt(int(control.Fd()), unix.LOOP_CTL_REMOVE, int(d.number.Minor))
 		if !errors.Is(err, unix.EBUSY) {
 			break
 		}
 		// Whoever looks at all block devices, such as udev, holds it for a moment.
-		if inUseByOthers(d.Minor) {
+		if isSetUp(d.number.Minor) {
 			return
 		}
 		time.Sleep(10 * time.Millisecond)
@@ -149,8 +198,8 @@ func (d *Disk) Pull(t testing.TB) {
 	}
 }
 
-// inUseByOthers reports whether the loop device has been set up again.
-func inUseByOthers(minor uint32) bool {
+// isSetUp reports whether the loop device has a medium.
+func isSetUp(minor uint32) bool {
 	_, err := os.Stat("/sys/block/loop" + strconv.FormatUint(uint64(minor), 10) + "/loop")
 	return err == nil
 }
@@ -158,16 +207,15 @@ func inUseByOthers(minor uint32) bool {
 // Resize changes the size of the disk while it is in use.
 func (d *Disk) Resize(t testing.TB, size int64) {
 	t.Helper()
+	if d.plugged != nil {
+		d.resizeInMachine(t, size)
+		return
+	}
 	Must(t, os.Truncate(d.Backing, size))
 	loop, err := os.OpenFile(d.Path, os.O_RDWR, 0)
 	Must(t, err)
 	defer loop.Close()
 	Must(t, linux.RefreshLoop(loop))
-}
-
-// Number is the disk's device number.
-func (d *Disk) Number() linux.DeviceNumber {
-	return linux.DeviceNumber{Major: linux.LoopMajor, Minor: d.Minor}
 }
 
 // WriteAt writes to the device node at path, past the page cache of the

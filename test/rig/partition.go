@@ -25,7 +25,16 @@ func (d *Disk) AddPartition(t testing.TB, number int32) string {
 			t.Error(err)
 		}
 	})
-	return fmt.Sprintf("%sp%d", d.Path, number)
+	return d.PartitionPath(int(number))
+}
+
+// PartitionPath is the path of the node of a partition of the disk. Names that end
+// with a digit are set off from the number (bdevname in the kernel's block/genhd.c).
+func (d *Disk) PartitionPath(number int) string {
+	if last := d.Path[len(d.Path)-1]; last >= '0' && last <= '9' {
+		return fmt.Sprintf("%sp%d", d.Path, number)
+	}
+	return fmt.Sprintf("%s%d", d.Path, number)
 }
 
 func (d *Disk) blkpg(op int32, partition *unix.BlkpgPartition) error {

@@ -57,7 +57,7 @@ func NewPluginWith(t testing.TB, change func(*driver.Options)) *Plugin {
 		Version:    "test",
 		KubeletDir: kubeletDir,
 		Publisher:  publisher,
-		Devices:    static.New([]string{"/dev/loop*"}, sysfs),
+		Devices:    static.New(DevicePatterns(), sysfs),
 		Sysfs:      sysfs,
 
 		ControllerExpansion: true,

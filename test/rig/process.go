@@ -6,16 +6,24 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/rawblock-csi/rawblock-csi/test/vm/machine"
 )
 
-// Build builds the plugin with the given build tags and returns its path.
+// Build builds the plugin with the given build tags and returns its path. In a
+// guest machine it is there (ProgramInGuest).
 func Build(t testing.TB, tags string) string {
 	t.Helper()
+	if machine.Inside() {
+		return ProgramInGuest(tags)
+	}
 	binary := filepath.Join(t.TempDir(), "rawblock-csi")
 	command := exec.CommandContext(t.Context(), "go", "build", "-tags", tags, "-o", binary,
 		"github.com/rawblock-csi/rawblock-csi/cmd/rawblock-csi")
+	command.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if output, err := command.CombinedOutput(); err != nil {
 		t.Fatalf("build the plugin: %v\n%s", err, output)
 	}
@@ -42,7 +50,7 @@ func StartWithPools(t testing.TB, pools, binary, kubeletDir, stateDir string, en
 	t.Helper()
 	folder := t.TempDir()
 	config, socket := filepath.Join(folder, "config.yaml"), filepath.Join(kubeletDir, "csi.sock")
-	Must(t, os.WriteFile(config, []byte("devices: {allow: [/dev/loop*]}\npools: "+pools+"\n"), 0o600))
+	Must(t, os.WriteFile(config, []byte("devices: {allow: ["+strings.Join(DevicePatterns(), ", ")+"]}\npools: "+pools+"\n"), 0o600))
 	process := &Process{command: exec.Command(binary, //nolint:noctx // Kill ends it, at the point that the test wants.
 		"--endpoint="+socket, "--node-id="+NodeID, "--kubelet-dir="+kubeletDir, "--state-dir="+stateDir, "--config="+config)}
 	process.command.Env = append(os.Environ(), environment...)

@@ -1,6 +1,6 @@
 // Package sanity runs csi-sanity, the CSI project's own conformance suite,
 // against the real plugin on its socket, with real loop devices: all of it, for
-// each kind of pool.
+// each kind of pool; those of logical volumes in a guest machine (test/vm).
 package sanity
 
 import (
@@ -24,6 +24,7 @@ import (
 	"github.com/rawblock-csi/rawblock-csi/pkg/pool/disk"
 	"github.com/rawblock-csi/rawblock-csi/pkg/pool/file"
 	"github.com/rawblock-csi/rawblock-csi/test/rig"
+	"github.com/rawblock-csi/rawblock-csi/test/vm/machine"
 )
 
 func TestMain(m *testing.M) { rig.Main(m) }
@@ -39,15 +40,25 @@ const (
 func TestSanity(t *testing.T) {
 	rig.RequireRoot(t)
 	gomega.RegisterFailHandler(ginkgo.Fail)
+	if machine.Inside() {
+		describe(t, "pool of thick logical volumes", newLVMPool(t, ""), volumeSize, 2*volumeSize)
+		describe(t, "pool of thin logical volumes", newLVMPool(t, "tp0"), volumeSize, 2*volumeSize)
+	} else {
+		describePools(t)
+	}
+	ginkgo.ReportAfterSuite("what was skipped", tellSkipped)
+	suite, reporter := ginkgo.GinkgoConfiguration()
+	reporter.NoColor = true
+	ginkgo.RunSpecs(t, "csi-sanity", suite, reporter)
+}
+
+// describePools has the pools tested that need no guest machine.
+func describePools(t *testing.T) {
 	describe(t, "pool of files, on a filesystem with reflink", newFilePool(t, "xfs"), volumeSize, 2*volumeSize)
 	describe(t, "pool of files, on a filesystem without reflink", newFilePool(t, "ext4"), volumeSize, 2*volumeSize)
 	describe(t, "pool of disks, of partitions", newDiskPool(t, disk.LayoutPartition, 512*rig.MiB), volumeSize, 2*volumeSize)
 	whole := newDiskPool(t, disk.LayoutWhole, diskSize, diskSize, diskSize, diskSize, diskSize, diskSize, diskSize, diskSize)
 	describe(t, "pool of disks, of whole disks", whole, wholeSize, wholeSize)
-	ginkgo.ReportAfterSuite("what was skipped", tellSkipped)
-	suite, reporter := ginkgo.GinkgoConfiguration()
-	reporter.NoColor = true
-	ginkgo.RunSpecs(t, "csi-sanity", suite, reporter)
 }
 
 // describe has csi-sanity run against a plugin with one pool.

@@ -18,6 +18,7 @@ import (
 
 	"github.com/rawblock-csi/rawblock-csi/pkg/devcgroup"
 	"github.com/rawblock-csi/rawblock-csi/test/rig"
+	vm "github.com/rawblock-csi/rawblock-csi/test/vm/machine"
 )
 
 // boot makes a machine's root out of the host's, in namespaces of its own: the same
@@ -68,6 +69,9 @@ func startMachine(t *testing.T) *machine {
 	if host.Unified == "" {
 		t.Fatal("cgroup2 is not mounted")
 	}
+	if vm.Inside() {
+		return guestMachine(t)
+	}
 	m := &machine{log: filepath.Join(t.TempDir(), "log")}
 	m.cgroup, err = os.MkdirTemp(host.Unified, "rawblock-test-systemd-")
 	rig.Must(t, err)
@@ -91,6 +95,23 @@ func startMachine(t *testing.T) *machine {
 	})
 	m.waitUntilUp(t, command.Process.Pid)
 	return m
+}
+
+// guestMachine is the machine of the test itself, a guest whose first process is
+// systemd. What a test starts there is ended with it (afterwards).
+func guestMachine(t *testing.T) *machine {
+	t.Helper()
+	name, err := os.ReadFile("/proc/1/comm")
+	rig.Must(t, err)
+	if strings.TrimSpace(string(name)) != "systemd" {
+		t.Fatalf("the first process of the guest is %s", name)
+	}
+	self, err := os.Executable()
+	rig.Must(t, err)
+	if err := os.Symlink(self, "/run/self"); err != nil && !errors.Is(err, fs.ErrExist) {
+		t.Fatal(err)
+	}
+	return &machine{pid: 1, cgroup: "/sys/fs/cgroup"}
 }
 
 func (m *machine) waitUntilUp(t *testing.T, parent int) {
@@ -133,6 +154,20 @@ func (m *machine) run(t *testing.T, argv ...string) string {
 	said, err := m.try(t, argv...)
 	rig.Must(t, err)
 	return said
+}
+
+// afterwards runs a command when the test ends, in a machine that outlasts it.
+func (m *machine) afterwards(t *testing.T, argv ...string) {
+	t.Helper()
+	if !vm.Inside() {
+		return
+	}
+	ctx := context.WithoutCancel(rig.Context(t))
+	t.Cleanup(func() {
+		if output, err := m.command(ctx, argv...).CombinedOutput(); err != nil {
+			t.Errorf("%v: %v: %s", argv, err, output)
+		}
+	})
 }
 
 // removeCgroups removes a cgroup and those below, once what was in them has ended.

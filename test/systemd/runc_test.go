@@ -25,6 +25,8 @@ func (m *machine) startRunc(t *testing.T, disk *rig.Disk) *unit {
 	rig.Must(t, write.Run())
 	// The container must not hold pipes of ours.
 	m.run(t, "sh", "-ec", `runc --systemd-cgroup run --detach --bundle "$0" rawblock-test </dev/null >"$0/log" 2>&1 || { cat "$0/log"; exit 1; }`, folder)
+	m.afterwards(t, "runc", "--systemd-cgroup", "delete", "--force", "rawblock-test")
+	m.afterwards(t, "rm", "-rf", folder)
 	const name = "rawblock-test-container.scope"
 	return &unit{m, name, m.run(t, "systemctl", "show", "--value", "--property=ControlGroup", name), disk.Number()}
 }

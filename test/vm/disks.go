@@ -216,10 +216,11 @@ func (d *disks) unplug(ctx context.Context, pulled *disk) error {
 	return d.qmp.run(ctx, "blockdev-del", arguments{"node-name": pulled.medium()})
 }
 
-// fail puts a node before the medium at which everything fails.
+// fail puts a node before the medium at which everything fails but a flush: QEMU
+// flushes a node before it changes it, and what is broken could not be mended.
 func (d *disks) fail(ctx context.Context, broken *disk) error {
 	var errors []arguments
-	for _, kind := range []string{"read", "write", "write-zeroes", "discard", "flush"} {
+	for _, kind := range []string{"read", "write", "write-zeroes", "discard"} {
 		errors = append(errors, arguments{"event": "none", "iotype": kind, "errno": 5})
 	}
 	return d.putBefore(ctx, broken, arguments{"driver": "blkdebug", "image": broken.medium(), "inject-error": errors})

@@ -20,6 +20,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -39,6 +40,8 @@ type Config struct {
 	// Media is a folder that holds the media of the disks; by default one that goes
 	// with the test. With it they outlast the machine.
 	Media string
+	// Arguments are further ones of QEMU, for what cannot be plugged in.
+	Arguments []string
 }
 
 // Guest is a machine that runs. It goes with its test.
@@ -111,6 +114,8 @@ func (g *Guest) boot(ctx context.Context, t testing.TB, config Config) error {
 	emulator := exec.CommandContext(context.WithoutCancel(ctx), "qemu-system-x86_64", qemuArguments(base, initrd, g.folder, config)...)
 	var complaints bytes.Buffer
 	emulator.Stderr = &complaints
+	// Also where this process is killed, and cleans nothing up.
+	emulator.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := emulator.Start(); err != nil {
 		return fmt.Errorf("start QEMU: %w", err)
 	}
@@ -165,7 +170,7 @@ func qemuArguments(base image, initrd, folder string, config Config) []string {
 	for port := range ports {
 		args = append(args, "-device", fmt.Sprintf("pcie-root-port,id=port%d,chassis=%d,addr=%#x", port, port+1, firstSlot+port))
 	}
-	return args
+	return append(args, config.Arguments...)
 }
 
 // connect opens the lines to the agent and answers what the guest asks for.

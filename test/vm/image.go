@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -27,7 +28,7 @@ var packages = []string{
 var bootModules = []string{"virtio_pci", "virtio_blk", "ext4"}
 
 // recipe is part of the name of an image: change it with how one is made.
-const recipe = "1"
+const recipe = "3"
 
 // rootSize is the size of the guest's root disk in bytes. The file is sparse.
 const rootSize = 2 << 30
@@ -146,11 +147,27 @@ func unpack(ctx context.Context, archives string, names []string, root string) e
 		}
 	}
 	for _, name := range names {
-		if _, err := output(exec.CommandContext(ctx, "dpkg-deb", "-x", filepath.Join(archives, name), root)); err != nil {
-			return err
+		if err := unpackOne(ctx, filepath.Join(archives, name), root); err != nil {
+			return fmt.Errorf("unpack %s: %w", name, err)
 		}
 	}
 	return nil
+}
+
+// unpackOne is dpkg-deb --extract, but keeps links to folders.
+func unpackOne(ctx context.Context, archive, root string) error {
+	files := exec.CommandContext(ctx, "dpkg-deb", "--fsys-tarfile", archive)
+	unpack := exec.CommandContext(ctx, "tar", "--extract", "--preserve-permissions", "--keep-directory-symlink", "--directory", root)
+	pipe, err := files.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	unpack.Stdin = pipe
+	if err := files.Start(); err != nil {
+		return err
+	}
+	_, err = output(unpack)
+	return errors.Join(err, files.Wait())
 }
 
 // takeKernel copies the kernel and the modules that it needs at first.
@@ -228,6 +245,10 @@ func configure(root string) error {
 		if err := os.WriteFile(filepath.Join(root, "etc", name), data, 0o644); err != nil {
 			return err
 		}
+	}
+	// The shell that dash's scripts would choose.
+	if err := os.Symlink("bash", filepath.Join(root, "usr/bin/sh")); err != nil && !errors.Is(err, os.ErrExist) {
+		return err
 	}
 	wants := filepath.Join(root, "etc/systemd/system/multi-user.target.wants")
 	if err := os.MkdirAll(wants, 0o755); err != nil {

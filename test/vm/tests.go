@@ -34,10 +34,7 @@ func (g *Guest) TestWith(t testing.TB, environment []string, name string, args .
 	ctx, cancel := context.WithTimeout(t.Context(), testLimit)
 	defer cancel()
 	name = strings.TrimPrefix(name, "./")
-	binary := filepath.Join(t.TempDir(), "tests")
-	must(t, build(ctx, binary, "test", "-c", module+name))
-	inside := "/tmp/" + filepath.Base(name) + ".test"
-	must(t, g.Put(ctx, binary, inside))
+	inside := g.putTests(ctx, t, name)
 	results := watch()
 	err := g.Execute(ctx, results, wire.Command{
 		Args:        append([]string{inside, "-test.v", "-test.timeout=" + testLimit.String()}, args...),
@@ -53,6 +50,26 @@ func (g *Guest) TestWith(t testing.TB, environment []string, name string, args .
 		t.Errorf("no test of %s ran in the guest", name)
 	}
 	t.Logf("%s: %d tests passed in the guest.", name, results.passed)
+}
+
+// putTests builds the tests of a package and copies them into the guest.
+func (g *Guest) putTests(ctx context.Context, t testing.TB, name string) (path string) {
+	t.Helper()
+	binary := filepath.Join(t.TempDir(), "tests")
+	must(t, build(ctx, binary, "test", "-c", module+name))
+	path = "/tmp/" + filepath.Base(name) + ".test"
+	must(t, g.Put(ctx, binary, path))
+	return path
+}
+
+// Bench runs the benchmarks of a package in the guest, each as often as times says
+// (-test.benchtime), and writes what they say to output.
+func (g *Guest) Bench(t testing.TB, output io.Writer, name, times string) {
+	t.Helper()
+	path := g.putTests(t.Context(), t, name)
+	must(t, g.Execute(t.Context(), output, wire.Command{
+		Args: []string{path, "-test.run=^$", "-test.bench=.", "-test.benchtime=" + times, "-test.timeout=0"}, Dir: "/tmp",
+	}))
 }
 
 // watcher passes the output of tests on, and counts.

@@ -11,9 +11,6 @@ import (
 
 // adopt makes a disk one of the pool where it is provably free.
 func (p *Pool) adopt(device *blockdev.Device, disk blockdev.Disk) (gpt.Table, error) {
-	if disk.HasPartitions || len(disk.Holders) > 0 {
-		return gpt.Table{}, refusef(busy, "the kernel knows partitions of it or devices upon it (%s)", strings.Join(disk.Holders, ", "))
-	}
 	raw, err := device.Raw(linux.RawWrite | linux.RawExclusive)
 	if err != nil {
 		return gpt.Table{}, err
@@ -22,12 +19,19 @@ func (p *Pool) adopt(device *blockdev.Device, disk blockdev.Disk) (gpt.Table, er
 	if err := device.CheckUnexposed(); err != nil {
 		return gpt.Table{}, err
 	}
+	// Whatever has it holds a claim, too, which Raw names; this does not rely on it.
+	if len(disk.Holders) > 0 {
+		return gpt.Table{}, refusef(busy, "devices are built upon it: %s", strings.Join(disk.Holders, ", "))
+	}
 	findings, err := signature.Find(raw, int64(disk.Size)) //nolint:gosec // Disks have at most 2^63 bytes.
 	if err != nil {
-		return gpt.Table{}, err
+		return gpt.Table{}, refusef(failed, "%v", err)
 	}
 	if len(findings) > 0 {
 		return gpt.Table{}, refusef(occupied, "%s", describe(findings))
+	}
+	if disk.HasPartitions {
+		return gpt.Table{}, refusef(busy, "the kernel knows partitions of it, and there is no table on it that says why; have the kernel forget them with partx -d")
 	}
 	table, err := p.newTable(disk)
 	if err != nil {

@@ -5,18 +5,23 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/rawblock-csi/rawblock-csi/pkg/blockdev"
 	"github.com/rawblock-csi/rawblock-csi/pkg/gpt"
 	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
 	"github.com/rawblock-csi/rawblock-csi/pkg/signature"
+	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
 )
 
 // Why a candidate is not in the pool, beside what its selector says.
 const (
-	// busy: something uses the disk, or it failed. It is looked at again at the
-	// next occasion.
+	// busy: something uses the disk. It is looked at again at the next occasion.
 	busy refusalState = "busy"
+	// failed: what is on the disk cannot be read, or it belongs to the pool and cannot
+	// be written. It may have volumes. It is looked at again as busy ones are, but the
+	// longer it takes, the more seldom: others wait meanwhile.
+	failed refusalState = "failed"
 	// occupied: there is data on the disk, or a table of others.
 	occupied refusalState = "occupied"
 	// foreign: the disk belongs to another pool.
@@ -49,19 +54,21 @@ func (p *Pool) discover(again bool) error {
 		if p.members[key] != nil {
 			continue
 		}
-		if old, known := before[key]; known && !again && (old.state == occupied || old.state == foreign) {
+		if old, known := before[key]; known && !again && old.rests() {
 			p.refused[key] = old
 			continue
 		}
+		began := time.Now()
 		m, err := p.examine(disk)
 		if err != nil {
-			p.refuse(disk, err)
+			p.refuse(disk, err, time.Since(began))
 			continue
 		}
 		come = append(come, m)
 	}
 	p.dropAbsent(present)
 	p.admit(come)
+	p.show()
 	p.logChanges(before)
 	return nil
 }
@@ -78,8 +85,9 @@ func refusef(state refusalState, format string, args ...any) error {
 	return &refusedError{state, fmt.Sprintf(format, args...)}
 }
 
-func (p *Pool) refuse(disk blockdev.Disk, err error) {
-	reason := refusal{disk, busy, err.Error()}
+// refuse notes why a disk is not in the pool, and how long it took to see that.
+func (p *Pool) refuse(disk blockdev.Disk, err error, took time.Duration) {
+	reason := refusal{disk: disk, state: busy, reason: err.Error(), restsUntil: time.Now().Add(restsFor * took)}
 	var refused *refusedError
 	if errors.As(err, &refused) {
 		reason.state = refused.state
@@ -87,11 +95,29 @@ func (p *Pool) refuse(disk blockdev.Disk, err error) {
 	p.refused[keyOf(&disk)] = reason
 }
 
+// refuseOurs notes that a disk that is refused has volumes of the pool.
+func (p *Pool) refuseOurs(m *member) {
+	key := keyOf(&m.disk)
+	reason := p.refused[key]
+	reason.ours = true
+	p.refused[key] = reason
+}
+
+// restsFor is how many times as long as a look at a failed disk took it is left in
+// peace: the kernel may try for minutes before it gives a read up.
+const restsFor = 10
+
+// rests reports whether the disk is not to be looked at now.
+func (r refusal) rests() bool {
+	return r.state == occupied || r.state == foreign || r.state == failed && time.Now().Before(r.restsUntil)
+}
+
 // dropAbsent lets go of the disks that are no longer there, or no longer chosen.
 func (p *Pool) dropAbsent(present map[diskKey]bool) {
 	for key, m := range p.members {
 		if !present[key] {
 			p.logger.Info("Disk has gone", "disk", m.disk.NodePath, "id", m.table.Disk)
+			p.lose(m)
 			m.release()
 			delete(p.members, key)
 		}
@@ -119,6 +145,8 @@ func (p *Pool) examine(disk blockdev.Disk) (*member, error) {
 		m.table, err = found.Table, p.checkClaim(&found, raw)
 	case errors.Is(err, gpt.ErrDamaged):
 		err = refusef(occupied, "%v", err)
+	case errors.Is(err, gpt.ErrUnread):
+		err = refusef(failed, "%v", err)
 	}
 	return m, err
 }
@@ -139,7 +167,7 @@ func (p *Pool) checkClaim(found *gpt.Found, disk *linux.Raw) error {
 	// The table is damaged. Nobody but another owner writes before the claim.
 	findings, err := signature.Find(disk, int64(found.Table.Size)) //nolint:gosec // Disks have at most 2^63 bytes.
 	if err != nil {
-		return err
+		return refusef(failed, "it belongs to this pool, and cannot be read: %v", err)
 	}
 	for _, finding := range findings {
 		if finding.Offset < unit && isForeign(finding) {
@@ -172,17 +200,23 @@ func (p *Pool) admit(come []*member) {
 		if p.members[keyOf(&m.disk)] != nil {
 			continue
 		}
+		began := time.Now()
 		if err := p.start(m); err != nil {
 			m.release()
-			p.refuse(m.disk, err)
+			if !errors.Is(err, volume.ErrInUse) {
+				err = refusef(failed, "it belongs to this pool, and cannot be used: %v", err)
+			}
+			p.refuse(m.disk, err, time.Since(began))
+			p.refuseOurs(m)
 			continue
 		}
 		p.members[keyOf(&m.disk)] = m
+		p.regain(m.table.Disk)
 	}
 }
 
 // refuseTwins refuses disks that have the same ID: one is a copy of the other, and
-// nobody can tell which.
+// nobody can tell which; or they are paths to one disk.
 func (p *Pool) refuseTwins(same []*member) {
 	var paths []string
 	for _, m := range same {
@@ -191,8 +225,21 @@ func (p *Pool) refuseTwins(same []*member) {
 	for _, m := range same {
 		m.release()
 		delete(p.members, keyOf(&m.disk))
-		p.refuse(m.disk, refusef(twin, "the disks %s have the same ID %s: one is a copy of the other; remove it, or wipe it", strings.Join(paths, " and "), m.table.Disk))
+		p.refuse(m.disk, refusef(twin, "the disks %s have the same ID %s: %s", strings.Join(paths, " and "), m.table.Disk, whyTwins(same)), 0)
+		p.refuseOurs(m)
 	}
+}
+
+// whyTwins says what disks with the same ID may be. To wipe one of two paths is to
+// wipe the disk.
+func whyTwins(same []*member) string {
+	wwid := same[0].disk.WWID
+	for _, m := range same {
+		if wwid == "" || m.disk.WWID != wwid {
+			return "one is a copy of the other; remove it, or wipe it"
+		}
+	}
+	return fmt.Sprintf("they have the same WWID %s, too, so they are paths to one disk; choose one of them by its path, and wipe neither", wwid)
 }
 
 // start repairs the table of a disk, makes the kernel's partitions those of the
@@ -239,7 +286,13 @@ func (m *member) repair(p *Pool) error {
 	if found.Primary != nil || found.Backup != nil {
 		p.logger.Info("A copy of the partition table is repaired", "disk", m.disk.NodePath, "primary", found.Primary, "backup", found.Backup)
 	}
-	return found.Repair(raw)
+	err = found.Repair(raw)
+	if err != nil && found.Primary == nil {
+		// The disk has a whole table, and volumes that somebody may need.
+		p.logger.Error(err, "The backup of the partition table cannot be repaired: the disk is failing, and nothing on it can be made, grown or deleted", "disk", m.disk.NodePath)
+		return nil
+	}
+	return err
 }
 
 // logChanges logs why disks are not in the pool, once for each reason.

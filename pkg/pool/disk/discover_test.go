@@ -39,6 +39,7 @@ func TestDisksThatAreNotFree(t *testing.T) {
 		"MBR":                      {func(t *testing.T, d *rig.Disk) { sfdisk(t, d.Path, "label: dos\nstart=1MiB, size=2MiB\n") }, "occupied", "it has data"},
 		"a byte in the head":       {func(t *testing.T, d *rig.Disk) { rig.WriteAt(t, d.Path, "x", 3*rig.MiB+5) }, "occupied", "at 3145733"},
 		"a byte in the tail":       {func(t *testing.T, d *rig.Disk) { rig.WriteAt(t, d.Path, "x", diskSize-1) }, "occupied", fmt.Sprint("at ", diskSize-1)},
+		"data in the middle":       {func(t *testing.T, d *rig.Disk) { rig.WriteAt(t, d.Path, strings.Repeat("x", 4*rig.MiB), 18*rig.MiB) }, "occupied", "at 18874368"},
 		"partitions in the kernel": {func(t *testing.T, d *rig.Disk) { d.AddPartition(t, 1) }, "busy", "partitions"},
 		"claimed": {func(t *testing.T, d *rig.Disk) {
 			file, err := os.OpenFile(d.Path, os.O_RDONLY|unix.O_EXCL, 0)

@@ -30,9 +30,12 @@ const claimIndex = 0
 // claimPrefix and the name of the pool are the name of the claim.
 const claimPrefix = "rawblock:"
 
-// methodShift is where the attributes of an entry have the wipe: bits 48 to 63
-// belong to the owner of the partition's type (UEFI 2.10, 5.3.3).
-const methodShift = 48
+// Where the attributes of an entry have the wipe, and the encryption: bits 48 to 63
+// belong to the owner of the partition's type (UEFI 2.10, 5.3.3). Each has 8 of them.
+const (
+	methodShift     = 48
+	encryptionShift = 56
+)
 
 // wipe is how the space of a volume is wiped, as it stands in an entry.
 type wipe uint64
@@ -92,7 +95,35 @@ func (w wipe) method() blockdev.WipeMethod {
 	}
 }
 
-func wipeOf(entry *gpt.Entry) wipe { return wipe(entry.Attributes >> methodShift) }
+func wipeOf(entry *gpt.Entry) wipe { return wipe(entry.Attributes >> methodShift & 0xff) }
+
+// encryptions are what stands in an entry for the encryption of its volume.
+var encryptions = map[uint64]volume.Encryption{0: volume.Plain, 1: volume.LUKS2}
+
+// encryptionOf returns the encryption of an entry. What a later version may have
+// written is none that anybody knows, and not plain.
+func encryptionOf(entry *gpt.Entry) volume.Encryption {
+	code := entry.Attributes >> encryptionShift
+	if encryption, known := encryptions[code]; known {
+		return encryption
+	}
+	return volume.Encryption(fmt.Sprintf("unknown (%d)", code))
+}
+
+// withEncryption returns an entry with an encryption, which is one of encryptions.
+func withEncryption(entry gpt.Entry, encryption volume.Encryption) gpt.Entry {
+	for code, known := range encryptions {
+		if known == encryption {
+			entry.Attributes |= code << encryptionShift
+		}
+	}
+	return entry
+}
+
+// infoOf describes the volume of an entry.
+func infoOf(name string, entry *gpt.Entry) volume.Info {
+	return volume.Info{Name: name, Size: entry.Size, Encryption: encryptionOf(entry)}
+}
 
 func newClaim(pool string) gpt.Entry {
 	return gpt.Entry{Type: claimType, ID: gpt.NewGUID(), Start: unit, Size: unit, Name: claimPrefix + pool}

@@ -108,7 +108,7 @@ func TestPartitionsOfTheKernelAreMended(t *testing.T) {
 	t.Run("elsewhere and in use", func(t *testing.T) {
 		eventually(t, func() error { return device.DeletePartition(2) })
 		rig.Must(t, device.AddPartition(2, 8*rig.MiB, 4*rig.MiB))
-		held, err := os.Open(d.Path + "p2")
+		held, err := os.Open(d.PartitionPath(2))
 		rig.Must(t, err)
 		defer held.Close()
 		_, err = pool.Activate(rig.Context(t), "a")

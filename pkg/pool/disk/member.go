@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/rawblock-csi/rawblock-csi/pkg/blockdev"
@@ -24,6 +25,9 @@ type member struct {
 	numbers map[int]linux.DeviceNumber
 	// secure says whether the disk can erase securely; nil: not known yet.
 	secure *bool
+	// restsUntil is when new volumes may be placed on the disk again, which could not
+	// be read.
+	restsUntil time.Time
 	// wiping is what the wiper does, by the ID of the entry.
 	wiping map[gpt.GUID]*progress
 	// wiper says that the wiper of this disk runs, stop ends it.
@@ -51,24 +55,32 @@ func (m *member) open(sysfs blockdev.Sysfs) (*blockdev.Device, error) {
 	if err != nil {
 		return nil, fmt.Errorf("disk %s: %w", m, err)
 	}
-	if err := m.verify(device); err != nil {
+	if err := verify(device, m.disk); err != nil {
 		device.Close()
 		return nil, err
 	}
 	return device, nil
 }
 
-// verify returns an error that wraps volume.ErrMismatch where the device, the disk
-// or a partition of it, is of another disk than the one that was found.
-func (m *member) verify(device *blockdev.Device) error {
-	if device.DiskSeq() != m.disk.DiskSeq {
-		return fmt.Errorf("%w: another disk is in the place of %s", volume.ErrMismatch, m)
+// replace puts a table on a disk of the pool, and shows it. After an error the member
+// has the one that is on the disk, as far as that can be read. Errors:
+// gpt.ErrUntouched; then no new volumes are placed on the disk for a while.
+func (p *Pool) replace(m *member, table gpt.Table) error {
+	defer p.show()
+	began := time.Now()
+	err := m.replace(p.sysfs, table)
+	m.restsUntil = time.Time{}
+	if errors.Is(err, gpt.ErrUntouched) {
+		now := time.Now()
+		m.restsUntil = now.Add(max(memberRest, restsFor*now.Sub(began)))
 	}
-	return nil
+	return err
 }
 
-// replace puts a table on the disk. After an error the member has the one that is
-// on the disk.
+// memberRest is how long a disk of the pool that cannot be read is left in peace, at
+// least.
+const memberRest = 30 * time.Second
+
 func (m *member) replace(sysfs blockdev.Sysfs, table gpt.Table) error {
 	device, err := m.open(sysfs)
 	if err != nil {
@@ -81,6 +93,9 @@ func (m *member) replace(sysfs blockdev.Sysfs, table gpt.Table) error {
 	}
 	defer raw.Close()
 	if err := gpt.Replace(raw, m.disk.Size, &m.table, &table); err != nil {
+		if errors.Is(err, gpt.ErrUntouched) {
+			return fmt.Errorf("change the partition table of %s: %w", m, err)
+		}
 		found, readErr := gpt.Read(raw, m.disk.Size, m.disk.LogicalBlockSize)
 		if readErr == nil && found.Table.Disk == m.table.Disk {
 			m.table = found.Table
@@ -138,13 +153,27 @@ func (m *member) align(sysfs blockdev.Sysfs) error {
 		if !hasDevice(entry) || present[i+1] {
 			continue
 		}
-		if err := device.AddPartition(i+1, entry.Start, entry.Size); err != nil {
+		err := device.AddPartition(i+1, entry.Start, entry.Size)
+		if errors.Is(err, volume.ErrInUse) && m.isShown(sysfs, i) {
+			err = nil
+		}
+		if err != nil {
 			return fmt.Errorf("disk %s: %w", m, err)
 		}
 		crashpoint.Here("partition added")
 	}
 	clear(m.numbers)
 	return nil
+}
+
+// isShown reports whether the kernel has the partition of an entry by now: it reads
+// the table itself when a disk comes, and when udev asks it to.
+func (m *member) isShown(sysfs blockdev.Sysfs, index int) bool {
+	entry := &m.table.Entries[index]
+	known, err := sysfs.Partitions(m.disk.Number)
+	return err == nil && slices.ContainsFunc(known, func(p blockdev.Partition) bool {
+		return p.Index == index+1 && p.Start == entry.Start && p.Size == entry.Size
+	})
 }
 
 // alignOne removes a partition that is elsewhere than its entry, or larger, and
@@ -167,8 +196,8 @@ func (m *member) alignOne(device *blockdev.Device, partition blockdev.Partition)
 // openPartition opens the partition of an entry, and verifies that it is that: by
 // the place where the kernel has it, and by the disk. The caller closes it.
 func (m *member) openPartition(sysfs blockdev.Sysfs, index int) (*blockdev.Device, error) {
-	if number, known := m.numbers[index]; known {
-		if device, err := m.openNumber(sysfs, index, number); err == nil {
+	if place := m.at(index); place.known {
+		if device, err := place.open(sysfs); err == nil {
 			return device, nil
 		}
 	}
@@ -182,38 +211,5 @@ func (m *member) openPartition(sysfs blockdev.Sysfs, index int) (*blockdev.Devic
 	for _, partition := range partitions {
 		m.numbers[partition.Index-1] = partition.Number
 	}
-	number, known := m.numbers[index]
-	if !known {
-		return nil, fmt.Errorf("%w: the kernel does not show partition %d of %s", volume.ErrNotFound, index+1, m)
-	}
-	return m.openNumber(sysfs, index, number)
-}
-
-func (m *member) openNumber(sysfs blockdev.Sysfs, index int, number linux.DeviceNumber) (*blockdev.Device, error) {
-	device, err := blockdev.OpenNumber(number, sysfs)
-	if err != nil {
-		return nil, err
-	}
-	if err := m.checkPartition(device, index); err != nil {
-		device.Close()
-		return nil, err
-	}
-	return device, nil
-}
-
-func (m *member) checkPartition(device *blockdev.Device, index int) error {
-	if err := m.verify(device); err != nil {
-		return err
-	}
-	got, err := device.Partition()
-	if err != nil {
-		return err
-	}
-	entry := &m.table.Entries[index]
-	want := blockdev.Partition{Disk: m.disk.Number, Number: device.Number(), Index: index + 1, Start: entry.Start, Size: entry.Size}
-	if got != want || device.Size() != entry.Size {
-		return fmt.Errorf("%w: %s is partition %d of disk %s, %d bytes at %d; partition %d of %s has %d bytes at %d",
-			volume.ErrMismatch, device, got.Index, got.Disk, got.Size, got.Start, want.Index, m, want.Size, want.Start)
-	}
-	return nil
+	return m.at(index).open(sysfs)
 }

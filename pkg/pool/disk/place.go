@@ -3,6 +3,7 @@ package disk
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
 )
@@ -14,6 +15,9 @@ const preferredSize = 1 << 30
 // spaces returns the spaces of a disk that volumes with a wipe can be made of now:
 // with the layout "whole" all of it or nothing.
 func (p *Pool) spaces(m *member, method wipe) []space {
+	if time.Now().Before(m.restsUntil) {
+		return nil
+	}
 	if method == wipeSecure && !m.secureErase() {
 		return nil
 	}
@@ -135,9 +139,13 @@ func (p *Pool) Capacity(_ context.Context, parameters map[string]string) (volume
 	if method != wipeNone {
 		// A scheduler that sees too little never asks for a volume.
 		if err := p.wipeUnwiped(); err != nil {
-			return volume.Capacity{}, err
+			p.logger.Error(err, "Space that nobody wiped cannot be wiped now")
 		}
 	}
+	return p.capacity(method), nil
+}
+
+func (p *Pool) capacity(method wipe) volume.Capacity {
 	var capacity volume.Capacity
 	for _, m := range p.members {
 		for _, hole := range p.spaces(m, method) {
@@ -148,8 +156,8 @@ func (p *Pool) Capacity(_ context.Context, parameters map[string]string) (volume
 			}
 		}
 	}
-	if p.options.Layout == LayoutPartition {
+	if p.options.Layout != LayoutWhole {
 		capacity.MinVolume = min(unit, capacity.MaxVolume)
 	}
-	return capacity, nil
+	return capacity
 }

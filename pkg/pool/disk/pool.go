@@ -6,6 +6,8 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"k8s.io/klog/v2"
 
@@ -52,11 +54,18 @@ type Pool struct {
 	stop       context.CancelFunc
 	wipers     sync.WaitGroup
 
-	// mu guards all below, and the tables of the disks. It is held for the few
-	// writes of a change, but never while data is wiped.
+	// known is what is shown of all below to those who do not wait for mu.
+	known atomic.Pointer[known]
+
+	// mu guards all below, and the tables of the disks. It is held for the few reads
+	// and writes of a change, and while a disk is looked at that has come, but never
+	// while data is wiped. Whoever needs it waits for a disk that does not answer,
+	// whichever that is; so staging and publishing a volume that is known, what
+	// becomes of one that is taken down, and the metrics do not need it.
 	mu      sync.Mutex
 	members map[diskKey]*member
 	refused map[diskKey]refusal
+	lost    map[gpt.GUID]*lost
 }
 
 // diskKey tells disks apart as long as the machine runs: numbers are reused, with
@@ -103,7 +112,7 @@ func New(ctx context.Context, name string, options Options, sysfs blockdev.Sysfs
 		name: name, options: options, wipe: method, sysfs: sysfs,
 		logger:  klog.FromContext(ctx).WithValues("pool", name),
 		metrics: newMetrics(name),
-		members: map[diskKey]*member{}, refused: map[diskKey]refusal{},
+		members: map[diskKey]*member{}, refused: map[diskKey]refusal{}, lost: map[gpt.GUID]*lost{},
 	}
 	pool.background, pool.stop = context.WithCancel(context.WithoutCancel(ctx))
 	pool.mu.Lock()
@@ -115,16 +124,31 @@ func New(ctx context.Context, name string, options Options, sysfs blockdev.Sysfs
 	return pool, nil
 }
 
+// closeWait is how long Close waits for disks, which may not answer: little of the
+// 30 seconds that Kubernetes leaves a container, most of which calls may have taken.
+const closeWait = 4 * time.Second
+
 // Close ends what goes on in the background and gives the disks back. Volumes in
-// use are left as they are. No other call may follow.
+// use are left as they are. No other call may follow. What still waits for a disk
+// after closeWait ends with the process, if it ever does.
 func (p *Pool) Close() {
 	p.stop()
-	p.wipers.Wait()
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for key, m := range p.members {
-		m.release()
-		delete(p.members, key)
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		p.wipers.Wait()
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		for key, m := range p.members {
+			m.release()
+			delete(p.members, key)
+		}
+		p.show()
+	}()
+	select {
+	case <-closed:
+	case <-time.After(closeWait):
+		p.logger.Info("A disk does not answer, not waiting for it any longer")
 	}
 }
 
@@ -158,11 +182,15 @@ func (p *Pool) find(name string) (*member, int, error) {
 	return found, index, nil
 }
 
-// look finds a volume, also on a disk that has just been attached.
+// look finds a volume, also on a disk that has just been attached, and not on one
+// that has gone.
 func (p *Pool) look(name string) (*member, int, error) {
 	m, index, err := p.find(name)
 	if err == nil {
-		return m, index, nil
+		attached, err := p.sysfs.IsAttached(m.disk.Number, m.disk.DiskSeq)
+		if err != nil || attached {
+			return m, index, err
+		}
 	}
 	if err := p.discover(false); err != nil {
 		return nil, 0, err

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/rawblock-csi/rawblock-csi/pkg/blockdev"
 	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
@@ -37,6 +38,10 @@ type refusal struct {
 	state refusalState
 	// reason is for an operator.
 	reason string
+	// ours says that the disk belongs to the pool all the same.
+	ours bool
+	// restsUntil is when a disk that failed may be looked at again.
+	restsUntil time.Time
 }
 
 // refusalState is one of a few words, so that it can be the label of a metric.
@@ -91,7 +96,7 @@ func candidates(sysfs blockdev.Sysfs, match Selector, exclude []Selector) ([]blo
 		case state == "":
 			found = append(found, disk)
 		case state != unmatched || isHardware(disk):
-			refused = append(refused, refusal{disk, state, reason})
+			refused = append(refused, refusal{disk: disk, state: state, reason: reason})
 		}
 	}
 	return found, refused, nil

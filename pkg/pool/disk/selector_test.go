@@ -243,7 +243,7 @@ func TestMalformedSelectors(t *testing.T) {
 
 // Real loop devices: what leads to them counts, not what they are called.
 func TestLoopDevicesByPath(t *testing.T) {
-	first, second := rig.NewDisk(t, rig.MiB), rig.NewDisk(t, rig.MiB)
+	first, second := rig.NewLoop(t, rig.MiB, 512), rig.NewLoop(t, rig.MiB, 512)
 	link := t.TempDir() + "/link"
 	rig.Must(t, os.Symlink(first.Path, link))
 	match := disk.Selector{Paths: []string{link}}

@@ -39,16 +39,17 @@ type Refused struct {
 	// Name is the kernel's name of the disk.
 	Name string
 	// State is one of a few words: unmatched, excluded, unfit, unreadable, busy,
-	// occupied, foreign or twin.
+	// failed, occupied, foreign or twin.
 	State string
 	// Reason is for an operator.
 	Reason string
 }
 
-// Status returns what was known of the disks when they were looked at last.
-func (p *Pool) Status() Status {
-	p.mu.Lock()
-	defer p.mu.Unlock()
+// Status returns what was known of the disks when they were looked at last. The
+// caller does not change it.
+func (p *Pool) Status() Status { return p.known.Load().status }
+
+func (p *Pool) status() Status {
 	var status Status
 	for _, m := range p.usable() {
 		status.Disks = append(status.Disks, m.status())

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"syscall"
 
 	"github.com/rawblock-csi/rawblock-csi/pkg/blockdev"
 	"github.com/rawblock-csi/rawblock-csi/pkg/crashpoint"
@@ -16,9 +17,9 @@ import (
 // size is the least of the range that is a multiple of 1 MiB; with the layout
 // "whole", that of the smallest free disk in the range.
 //
-// Errors: volume.ErrInvalid for a parameter, or a source: there are no copies;
-// volume.ErrIncompatible where the volume of this name has a size out of the range,
-// or another wipe; volume.ErrOutOfRange where no disk of the pool is large enough,
+// Errors: volume.ErrInvalid for a parameter, a source (there are no copies), or an
+// encryption without a wipe; volume.ErrIncompatible where the volume of this name has
+// a size out of the range, another wipe or encryption; volume.ErrOutOfRange where no disk of the pool is large enough,
 // or none has a size in the range; volume.ErrExhausted.
 func (p *Pool) Create(_ context.Context, spec volume.Spec) (volume.Info, error) {
 	method, err := parseParameters(spec.Parameters, p.wipe)
@@ -27,6 +28,14 @@ func (p *Pool) Create(_ context.Context, spec volume.Spec) (volume.Info, error) 
 	}
 	if spec.Source != (volume.Source{}) {
 		return volume.Info{}, fmt.Errorf("%w: a pool of disks has no snapshots and clones; use a pool of files", volume.ErrInvalid)
+	}
+	if !spec.Encryption.Known() {
+		return volume.Info{}, fmt.Errorf("%w: encryption %q is unknown", volume.ErrInvalid, spec.Encryption)
+	}
+	if spec.Encryption != volume.Plain && method == wipeNone {
+		// Where the header is to be, there could be that of the volume before.
+		return volume.Info{}, fmt.Errorf("%w: %s %s leaves what was there before, and a volume with encryption has to begin blank; choose another %s",
+			volume.ErrInvalid, wipeKey, method, wipeKey)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -37,21 +46,34 @@ func (p *Pool) Create(_ context.Context, spec volume.Spec) (volume.Info, error) 
 	if !errors.Is(err, volume.ErrNotFound) {
 		return volume.Info{}, err
 	}
-	m, place, err := p.place(spec.Size, method)
+	for failed := error(nil); ; {
+		m, place, err := p.choose(spec.Size, method)
+		if err != nil {
+			return volume.Info{}, errors.Join(err, failed)
+		}
+		info, err := p.make(m, withEncryption(newVolume(p.name, spec.Name, method, place), spec.Encryption), spec.Name)
+		if !errors.Is(err, gpt.ErrUntouched) {
+			return info, err
+		}
+		failed = errors.Join(failed, err) // Another disk may do: this one rests now.
+	}
+}
+
+// choose chooses the disk and the place of a new volume, and has space wiped where
+// there is none.
+func (p *Pool) choose(size volume.Range, method wipe) (*member, space, error) {
+	m, place, err := p.place(size, method)
 	if errors.Is(err, volume.ErrExhausted) || errors.Is(err, volume.ErrOutOfRange) {
 		// Perhaps somebody has wiped a disk meanwhile.
 		if err := p.discover(true); err != nil {
-			return volume.Info{}, err
+			return nil, space{}, err
 		}
-		m, place, err = p.place(spec.Size, method)
+		m, place, err = p.place(size, method)
 	}
 	if errors.Is(err, volume.ErrExhausted) && method != wipeNone {
 		err = errors.Join(err, p.wipeUnwiped())
 	}
-	if err != nil {
-		return volume.Info{}, err
-	}
-	return p.make(m, spec.Name, method, place)
+	return m, place, err
 }
 
 // existing returns the volume that is there already, if it is as the spec says.
@@ -63,32 +85,38 @@ func (p *Pool) existing(m *member, index int, spec volume.Spec, method wipe) (vo
 	if wipeOf(entry) != method {
 		return volume.Info{}, fmt.Errorf("%w: volume %s has %s %s, not %s", volume.ErrIncompatible, spec.Name, wipeKey, wipeOf(entry), method)
 	}
-	return volume.Info{Name: spec.Name, Size: entry.Size}, m.align(p.sysfs)
+	if has := encryptionOf(entry); has != spec.Encryption {
+		return volume.Info{}, fmt.Errorf("%w: volume %s has encryption %q, not %q", volume.ErrIncompatible, spec.Name, has, spec.Encryption)
+	}
+	return infoOf(spec.Name, entry), m.align(p.sysfs)
 }
 
 // make makes the partition of a volume.
-func (p *Pool) make(m *member, name string, method wipe, place space) (volume.Info, error) {
+func (p *Pool) make(m *member, entry gpt.Entry, name string) (volume.Info, error) {
 	next := m.table
-	take(&next, newVolume(p.name, name, method, place))
-	if err := m.replace(p.sysfs, next); err != nil {
+	take(&next, entry)
+	if err := p.replace(m, next); err != nil {
 		return volume.Info{}, err
 	}
 	crashpoint.Here("entry of the volume written")
 	if err := m.align(p.sysfs); err != nil {
 		return volume.Info{}, err
 	}
-	return volume.Info{Name: name, Size: place.size()}, nil
+	return infoOf(name, &entry), nil
 }
 
 // Get returns a volume. Errors: volume.ErrNotFound.
 func (p *Pool) Get(_ context.Context, name string) (volume.Info, error) {
+	if info, found := p.getKnown(name); found {
+		return info, nil
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	m, index, err := p.look(name)
 	if err != nil {
 		return volume.Info{}, err
 	}
-	return volume.Info{Name: name, Size: m.table.Entries[index].Size}, nil
+	return infoOf(name, &m.table.Entries[index]), nil
 }
 
 // List returns all volumes on the disks that are attached, in no order.
@@ -103,7 +131,7 @@ func (p *Pool) List(context.Context) ([]volume.Info, error) {
 		for i := range m.table.Entries {
 			entry := &m.table.Entries[i]
 			if name, ok := nameOf(p.name, entry); ok {
-				found = append(found, volume.Info{Name: name, Size: entry.Size})
+				found = append(found, infoOf(name, entry))
 			}
 		}
 	}
@@ -112,13 +140,14 @@ func (p *Pool) List(context.Context) ([]volume.Info, error) {
 
 // Delete removes a volume, whose space is wiped in the background and offered
 // again after that. One that does not exist is no error, and so is one whose disk
-// is not attached. Errors: volume.ErrInUse while anybody has its device open.
+// is not attached. Errors: volume.ErrInUse while anybody has its device open;
+// volume.ErrPrecondition where it may be on a disk that cannot be read.
 func (p *Pool) Delete(_ context.Context, name string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	m, index, err := p.look(name)
 	if errors.Is(err, volume.ErrNotFound) {
-		return nil
+		return p.checkNowhere(name)
 	}
 	if err != nil {
 		return err
@@ -128,13 +157,25 @@ func (p *Pool) Delete(_ context.Context, name string) error {
 	}
 	next := m.table
 	next.Entries[index] = released(next.Entries[index])
-	if err := m.replace(p.sysfs, next); err != nil {
+	if err := p.replace(m, next); err != nil {
 		return errors.Join(err, m.align(p.sysfs))
 	}
 	crashpoint.Here("entry of the volume released")
 	err = m.align(p.sysfs)
 	p.startWiper(m)
 	return err
+}
+
+// checkNowhere returns an error where nobody can say that a volume, which is on none
+// of the disks of the pool, does not exist.
+func (p *Pool) checkNowhere(name string) error {
+	for _, refused := range p.refused {
+		if refused.state == failed || refused.ours {
+			return fmt.Errorf("%w: volume %s is on no disk of pool %s, but may be on %s: %s; mend that disk, or take it out",
+				volume.ErrPrecondition, name, p.name, refused.disk.NodePath, refused.reason)
+		}
+	}
+	return nil
 }
 
 // takeAway makes the kernel forget the partition of a volume. That proves that
@@ -162,8 +203,12 @@ func (m *member) takeAway(sysfs blockdev.Sysfs, index int) error {
 // volume. Errors: volume.ErrNotFound where there is no such volume, or its disk has
 // gone; volume.ErrMismatch.
 func (p *Pool) Activate(_ context.Context, name string) (*blockdev.Device, error) {
+	if device, found := p.openKnown(name); found {
+		return device, nil
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	defer p.show() // The number of its partition is known now.
 	device, err := p.activate(name)
 	if errors.Is(err, volume.ErrNotFound) || errors.Is(err, volume.ErrMismatch) {
 		// The disk may have come back under another name.
@@ -213,7 +258,7 @@ func (p *Pool) Expand(_ context.Context, name string, size volume.Range) (uint64
 	}
 	next := m.table
 	next.Entries[index].Size = want
-	if err := m.replace(p.sysfs, next); err != nil {
+	if err := p.replace(m, next); err != nil {
 		return 0, err
 	}
 	crashpoint.Here("entry of the volume grown")
@@ -238,7 +283,11 @@ func (m *member) checkBehind(entry *gpt.Entry, size uint64) error {
 // claim: nobody's data is there.
 func (m *member) secureErase() bool {
 	if m.secure == nil {
-		can := linux.SecureDiscard(m.claim, 0, unit) == nil
+		err := linux.SecureDiscard(m.claim, 0, unit)
+		if err != nil && !errors.Is(err, syscall.EOPNOTSUPP) {
+			return false // A disk that fails says nothing.
+		}
+		can := err == nil
 		m.secure = &can
 	}
 	return *m.secure

@@ -3,12 +3,14 @@ package disk
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/rawblock-csi/rawblock-csi/pkg/blockdev"
 	"github.com/rawblock-csi/rawblock-csi/pkg/crashpoint"
 	"github.com/rawblock-csi/rawblock-csi/pkg/gpt"
 	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
+	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
 )
 
 const (
@@ -92,6 +94,7 @@ func (p *Pool) wipeDisk(ctx context.Context, m *member) {
 		if state := m.wiping[entry.ID]; state != nil {
 			state.err = err
 		}
+		p.show()
 		p.mu.Unlock()
 	}
 }
@@ -108,8 +111,9 @@ func wait(ctx context.Context, duration time.Duration) {
 // wipeUnwiped has the space wiped that only volumes without a wipe could have:
 // somebody needs other space than that.
 func (p *Pool) wipeUnwiped() error {
+	var failed []error
 	for _, m := range p.usable() {
-		if m.sum(unwipedType) == 0 {
+		if m.sum(unwipedType) == 0 || time.Now().Before(m.restsUntil) {
 			continue
 		}
 		next := m.table
@@ -119,16 +123,18 @@ func (p *Pool) wipeUnwiped() error {
 				*entry = released(*entry)
 			}
 		}
-		if err := m.replace(p.sysfs, next); err != nil {
-			return err
+		if err := p.replace(m, next); err != nil {
+			failed = append(failed, err)
+			continue
 		}
 		crashpoint.Here("entries of unwiped space written")
 		if err := m.align(p.sysfs); err != nil {
-			return err
+			failed = append(failed, err)
+			continue
 		}
 		p.startWiper(m)
 	}
-	return nil
+	return errors.Join(failed...)
 }
 
 // sum returns how many bytes of the disk are entries of a type.
@@ -192,6 +198,9 @@ func (p *Pool) wipePartition(ctx context.Context, m *member, id gpt.GUID, partit
 	if err != nil {
 		return err
 	}
+	if left == 0 {
+		return fmt.Errorf("%w: the disk %s has gone", volume.ErrNotFound, m)
+	}
 	for step := uint64(0); left > 0; {
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -233,7 +242,7 @@ func (p *Pool) shorten(m *member, id gpt.GUID, size uint64) error {
 		return err
 	}
 	crashpoint.Here("partition of a wiped space shortened")
-	return m.replace(p.sysfs, next)
+	return p.replace(m, next)
 }
 
 // offer removes the entry of a space that is wiped. Errors: volume.ErrInUse where
@@ -255,11 +264,12 @@ func (p *Pool) offer(m *member, id gpt.GUID) error {
 	}
 	next := m.table
 	next.Entries[index] = gpt.Entry{}
-	if err := m.replace(p.sysfs, next); err != nil {
+	if err := p.replace(m, next); err != nil {
 		return err
 	}
 	delete(m.numbers, index)
 	delete(m.wiping, id)
+	p.show()
 	p.logger.Info("Space is wiped and offered", "disk", m.disk.NodePath)
 	return nil
 }
@@ -270,6 +280,7 @@ func (p *Pool) logProgress(m *member, id gpt.GUID, left uint64) {
 	defer p.mu.Unlock()
 	state := m.wiping[id]
 	state.left = left
+	p.show()
 	if tenths := (state.total - left) / (state.total/10 + 1); tenths > state.logged {
 		state.logged = tenths
 		p.logger.Info("Space is being wiped", "disk", m.disk.NodePath, "percent", tenths*10, "bytesLeft", left)

@@ -16,7 +16,7 @@ import (
 // A disk that is free at its ends may have data of a former owner between them.
 func TestAdoptedDiskIsWiped(t *testing.T) {
 	d := rig.NewDisk(t, diskSize)
-	rig.WriteAt(t, d.Path, strings.Repeat("x", 8*rig.MiB), 16*rig.MiB)
+	rig.WriteAt(t, d.Path, strings.Repeat("x", 4096), 16*rig.MiB+4096) // No sample is taken there.
 	pool := newPool(t, match(d))
 	wantZero(t, d, 2*rig.MiB, diskSize-rig.MiB)
 	wantCapacity(t, pool, volume.Capacity{Available: roomSize, MaxVolume: roomSize, MinVolume: rig.MiB})
@@ -154,7 +154,7 @@ func TestWipingSpaceThatIsHeld(t *testing.T) {
 	rig.Must(t, err)
 	rig.Must(t, device.AddPartition(2, 2*rig.MiB, 10*rig.MiB))
 	device.Close()
-	held, err := os.OpenFile(d.Path+"p2", os.O_RDWR, 0)
+	held, err := os.OpenFile(d.PartitionPath(2), os.O_RDWR, 0)
 	rig.Must(t, err)
 	defer held.Close()
 	again := openPool(t, "fast", options)

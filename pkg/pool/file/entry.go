@@ -30,8 +30,15 @@ type record struct {
 	// snapshot shows.
 	Snapshot string `json:"snapshot,omitempty"`
 	Volume   string `json:"volume,omitempty"`
+	// Encryption is how the driver encrypts it; the pool only keeps it.
+	Encryption volume.Encryption `json:"encryption,omitempty"`
 	// Created is when it was made.
 	Created time.Time `json:"created"`
+}
+
+// info describes the volume of the record.
+func (r record) info(name string, size uint64) volume.Info {
+	return volume.Info{Name: name, Size: size, Source: r.source(), Encryption: r.Encryption}
 }
 
 func (r record) source() volume.Source { return volume.Source{Snapshot: r.Snapshot, Volume: r.Volume} }
@@ -50,6 +57,9 @@ func parseRecord(content []byte) (record, error) {
 	}
 	if !validBlockSize(r.BlockSize) {
 		return record{}, fmt.Errorf("a block size of %d bytes", r.BlockSize)
+	}
+	if !r.Encryption.Known() {
+		return record{}, fmt.Errorf("an unknown encryption %q", r.Encryption)
 	}
 	return r, nil
 }

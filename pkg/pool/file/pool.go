@@ -9,6 +9,7 @@ import (
 	"sync"
 	"syscall"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/singleflight"
 	"k8s.io/klog/v2"
 
@@ -36,6 +37,7 @@ type Pool struct {
 	options Options
 	// dir is the lock file in the folder.
 	dir   *os.File
+	sysfs blockdev.Sysfs
 	loops *blockdev.Loops
 	// reflink says that files can share their data until one is written to.
 	reflink bool
@@ -45,8 +47,11 @@ type Pool struct {
 	making singleflight.Group
 	// space is held while space is promised or counted, and folders are renamed.
 	space sync.Mutex
+	// owed is for the health of thin volumes.
+	owed owed
 	// removing counts what is being removed in the background.
 	removing sync.WaitGroup
+	metric   *prometheus.Desc
 }
 
 // New opens the pool in a folder and removes what a crash left unfinished. The
@@ -55,7 +60,7 @@ type Pool struct {
 // where another process or pool uses the folder, or it is none.
 func New(ctx context.Context, name string, options Options, sysfs blockdev.Sysfs) (*Pool, error) {
 	options.Overcommit = max(options.Overcommit, 1)
-	p := &Pool{name: name, options: options, loops: blockdev.NewLoops(sysfs)}
+	p := &Pool{name: name, options: options, sysfs: sysfs, loops: blockdev.NewLoops(sysfs), metric: newMetric(name)}
 	for _, folder := range []string{p.volumes(), p.snapshots(), p.work()} {
 		if err := os.MkdirAll(folder, 0o700); errors.Is(err, syscall.ENOTDIR) || errors.Is(err, os.ErrExist) {
 			return nil, fmt.Errorf("%w: pool %s: directory %s, or a part of its path, is no directory: %w", volume.ErrPrecondition, name, options.Directory, err)

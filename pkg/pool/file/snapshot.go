@@ -44,7 +44,7 @@ func (p *Pool) createSnapshot(ctx context.Context, name, of string) error {
 		return err
 	}
 	return p.build(ctx, made{
-		record:   record{BlockSize: source.BlockSize, Thin: source.Thin, Volume: of, Created: time.Now().UTC()},
+		record:   record{BlockSize: source.BlockSize, Thin: source.Thin, Volume: of, Encryption: source.Encryption, Created: time.Now().UTC()},
 		size:     source.size,
 		from:     from,
 		snapshot: true,
@@ -57,7 +57,7 @@ func (p *Pool) GetSnapshot(_ context.Context, name string) (volume.Snapshot, err
 	if err != nil {
 		return volume.Snapshot{}, fmt.Errorf("snapshot %s of pool %s: %w", name, p.name, err)
 	}
-	return volume.Snapshot{Name: name, Volume: r.Volume, Size: info.Size, Created: r.Created}, nil
+	return volume.Snapshot{Name: name, Volume: r.Volume, Size: info.Size, Created: r.Created, Encryption: r.Encryption}, nil
 }
 
 // DeleteSnapshot removes a snapshot; see driver's snapshotter. Volumes that were

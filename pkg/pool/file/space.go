@@ -188,10 +188,36 @@ func (p *Pool) spaceError(err error) error {
 	return err
 }
 
-// Capacity returns what can be made with the parameters.
+// isDead reports whether nothing can be made any more: the filesystem is read-only, as
+// many make themselves after an error, or its disk has gone, of which it tells the free
+// space all the same.
+func (p *Pool) isDead() (bool, error) {
+	readOnly, err := linux.IsReadOnly(p.dir)
+	if err != nil || readOnly {
+		return readOnly, err
+	}
+	info, err := linux.Stat(p.dir)
+	if err != nil {
+		return false, err
+	}
+	if info.ID.Device.Major == 0 {
+		return false, nil // It is on no block device, or, as btrfs, does not say on which.
+	}
+	_, err = p.sysfs.NodePath(info.ID.Device)
+	if errors.Is(err, volume.ErrNotFound) {
+		return true, nil
+	}
+	return false, err
+}
+
+// Capacity returns what can be made with the parameters: nothing where the filesystem
+// can no longer be written to.
 func (p *Pool) Capacity(_ context.Context, values map[string]string) (volume.Capacity, error) {
 	parameters, err := parseParameters(values)
 	if err != nil {
+		return volume.Capacity{}, err
+	}
+	if dead, err := p.isDead(); err != nil || dead {
 		return volume.Capacity{}, err
 	}
 	p.space.Lock()

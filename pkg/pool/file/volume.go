@@ -19,6 +19,9 @@ func (p *Pool) Create(ctx context.Context, spec volume.Spec) (volume.Info, error
 	if err != nil {
 		return volume.Info{}, err
 	}
+	if !spec.Encryption.Known() {
+		return volume.Info{}, fmt.Errorf("%w: encryption %q is unknown", volume.ErrInvalid, spec.Encryption)
+	}
 	if _, _, err := p.volume(spec.Name).read(); errors.Is(err, volume.ErrNotFound) {
 		create := func(ctx context.Context) error { return p.create(ctx, spec, parameters) }
 		if err := p.once(ctx, "volume "+spec.Name, create); err != nil {
@@ -33,7 +36,7 @@ func (p *Pool) Create(ctx context.Context, spec volume.Spec) (volume.Info, error
 	if err := compatible(r, info, spec, parameters); err != nil {
 		return volume.Info{}, err
 	}
-	return volume.Info{Name: spec.Name, Size: info.Size, Source: r.source()}, nil
+	return r.info(spec.Name, info.Size), nil
 }
 
 // compatible returns an error where a volume is not what is asked for.
@@ -44,6 +47,8 @@ func compatible(r record, info linux.FileInfo, spec volume.Spec, wanted paramete
 			volume.ErrIncompatible, spec.Name, info.Size, spec.Size.Required, spec.Size.Limit)
 	case r.source() != spec.Source:
 		return fmt.Errorf("%w: volume %s was made from %+v, not %+v", volume.ErrIncompatible, spec.Name, r.source(), spec.Source)
+	case r.Encryption != spec.Encryption:
+		return fmt.Errorf("%w: volume %s has encryption %q, not %q", volume.ErrIncompatible, spec.Name, r.Encryption, spec.Encryption)
 	case r.Thin != wanted.thin:
 		return fmt.Errorf("%w: volume %s has thin=%t", volume.ErrIncompatible, spec.Name, r.Thin)
 	case wanted.blockSize != 0 && r.BlockSize != wanted.blockSize:
@@ -74,7 +79,7 @@ func (p *Pool) create(ctx context.Context, spec volume.Spec, wanted parameters) 
 func (p *Pool) plan(ctx context.Context, spec volume.Spec, wanted parameters) (what made, err error) {
 	what.record = record{
 		BlockSize: cmp.Or(wanted.blockSize, defaultBlockSize), Thin: wanted.thin, Created: time.Now().UTC(),
-		Snapshot: spec.Source.Snapshot, Volume: spec.Source.Volume,
+		Snapshot: spec.Source.Snapshot, Volume: spec.Source.Volume, Encryption: spec.Encryption,
 	}
 	minimum, preferred := uint64(sizeUnit), uint64(preferredSize)
 	if spec.Source != (volume.Source{}) {
@@ -85,6 +90,10 @@ func (p *Pool) plan(ctx context.Context, spec volume.Spec, wanted parameters) (w
 		if wanted.blockSize != 0 && wanted.blockSize != source.BlockSize {
 			return made{}, fmt.Errorf("%w: parameter %s is %d, but what the volume is to be made from has blocks of %d bytes; leave it out, or use a StorageClass with the same",
 				volume.ErrInvalid, BlockSizeParameter, wanted.blockSize, source.BlockSize)
+		}
+		if source.Encryption != spec.Encryption {
+			return made{}, fmt.Errorf("%w: what the volume is to be made from has encryption %q, not %q, and a copy has the same; use a StorageClass with it",
+				volume.ErrInvalid, source.Encryption, spec.Encryption)
 		}
 		what.from, what.BlockSize = from, source.BlockSize
 		minimum, preferred = source.size, source.size
@@ -139,7 +148,7 @@ func (p *Pool) Get(_ context.Context, name string) (volume.Info, error) {
 	if err != nil {
 		return volume.Info{}, fmt.Errorf("volume %s of pool %s: %w", name, p.name, err)
 	}
-	return volume.Info{Name: name, Size: info.Size, Source: r.source()}, nil
+	return r.info(name, info.Size), nil
 }
 
 // List returns all volumes; see driver.Pool.

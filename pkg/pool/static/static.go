@@ -196,7 +196,37 @@ func (p *Pool) checkPins(device *blockdev.Device, attributes map[string]string) 
 				volume.ErrMismatch, fact.attribute, want, device, got)
 		}
 	}
-	return checkSize(device, attributes[SizeAttribute])
+	return errors.Join(p.checkUnique(device, attributes), checkSize(device, attributes[SizeAttribute]))
+}
+
+// checkUnique refuses pins that hold for another disk of the machine as well: they do
+// not say which is meant. The namespaces of an NVMe controller have its serial number
+// in common, the paths to one disk all it states, and some disks are sold with the
+// same numbers; a link by such a number leads to any of them.
+func (p *Pool) checkUnique(device *blockdev.Device, attributes map[string]string) error {
+	wwid, serial := strings.TrimSpace(attributes[WWIDAttribute]), strings.TrimSpace(attributes[SerialAttribute])
+	if wwid == "" && serial == "" {
+		return nil
+	}
+	disks, err := p.sysfs.Disks()
+	if err != nil {
+		return fmt.Errorf("see whether the pins hold for one disk only: %w", err)
+	}
+	for _, disk := range disks {
+		// Of a disk that cannot be read, nothing is stated.
+		if wwid != "" && disk.WWID != wwid || serial != "" && disk.Serial != serial {
+			continue
+		}
+		same, err := p.sysfs.Overlap(device.Number(), disk.Number)
+		if err != nil {
+			return fmt.Errorf("see whether the pins hold for one disk only: %w", err)
+		}
+		if !same {
+			return fmt.Errorf("%w: what volumeAttributes pin is stated by %s and by %s; pin %s and %s both, and of two paths to one disk take one away",
+				volume.ErrMismatch, device, disk.NodePath, WWIDAttribute, SerialAttribute)
+		}
+	}
+	return nil
 }
 
 func checkSize(device *blockdev.Device, pin string) error {

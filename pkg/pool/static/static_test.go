@@ -10,7 +10,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/rawblock-csi/rawblock-csi/pkg/blockdev"
-	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
 	"github.com/rawblock-csi/rawblock-csi/pkg/pool/static"
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
 	"github.com/rawblock-csi/rawblock-csi/test/rig"
@@ -44,7 +43,7 @@ func TestWhichPathsMayBeNamed(t *testing.T) {
 		rig.Must(t, os.Symlink(target, path))
 	}
 	for _, node := range []string{ids + "/node", elsewhere + "/node"} {
-		rig.Must(t, unix.Mknod(node, unix.S_IFBLK|0o600, int(unix.Mkdev(linux.LoopMajor, disk.Minor))))
+		rig.Must(t, unix.Mknod(node, unix.S_IFBLK|0o600, int(unix.Mkdev(disk.Number().Major, disk.Number().Minor))))
 	}
 	rig.Must(t, os.WriteFile(ids+"/file", []byte("x"), 0o600))
 	pool := static.New([]string{ids + "/*", dir + "/by-path/*", dir + "/by-name/*", dir + "/gone/*", ids + "/file/*", "/dev/null"}, sysfs)
@@ -98,7 +97,7 @@ func TestWhichPathsMayBeNamed(t *testing.T) {
 // A pin holds exactly or not at all, and the error tells both sides.
 func TestPins(t *testing.T) {
 	disk := rig.NewDisk(t, 8*rig.MiB)
-	pool := static.New([]string{"/dev/loop*"}, hardware(t, disk, map[string]string{
+	pool := static.New(rig.DevicePatterns(), hardware(t, disk, map[string]string{
 		"wwid":   "naa.5000c500a1b2c3d4\n",
 		"serial": "  S6XNNS0T\n",
 	}))
@@ -154,13 +153,13 @@ func TestPinsOfFactsThatAreNotThere(t *testing.T) {
 	disk := rig.NewDisk(t, rig.MiB)
 	for _, pin := range []string{"wwid", "serial"} {
 		attributes := map[string]string{"device": disk.Path, pin: "x"}
-		_, err := static.New([]string{"/dev/loop*"}, hardware(t, disk, nil)).Open(rig.Context(t), attributes)
+		_, err := static.New(rig.DevicePatterns(), hardware(t, disk, nil)).Open(rig.Context(t), attributes)
 		wantError(t, err, volume.ErrMismatch, "volumeAttributes."+pin+` is "x", but `+disk.Path)
 		if err != nil && !strings.Contains(err.Error(), "states none") {
 			t.Errorf("%q does not say that there is none", err)
 		}
 		// What is stated and cannot be read proves nothing, neither way.
-		_, err = static.New([]string{"/dev/loop*"}, hardware(t, disk, map[string]string{pin + "/x": ""})).Open(rig.Context(t), attributes)
+		_, err = static.New(rig.DevicePatterns(), hardware(t, disk, map[string]string{pin + "/x": ""})).Open(rig.Context(t), attributes)
 		wantError(t, err, unix.EISDIR, "verify volumeAttributes."+pin)
 		if errors.Is(err, volume.ErrMismatch) {
 			t.Errorf("%q calls it a mismatch", err)
@@ -168,10 +167,48 @@ func TestPinsOfFactsThatAreNotThere(t *testing.T) {
 	}
 }
 
+// A pin that holds for another disk, too, does not say which is meant.
+func TestPinsThatHoldForTwoDisks(t *testing.T) {
+	disk := rig.NewDisk(t, rig.MiB)
+	root := t.TempDir()
+	folder := filepath.Join(root, "dev/block", disk.Number().String())
+	for path, content := range map[string]string{
+		folder + "/dev": disk.Number().String(), folder + "/wwid": "first", folder + "/serial": "both",
+		root + "/block/other/dev": "259:5", root + "/block/other/wwid": "second", root + "/block/other/serial": "both",
+		root + "/block/other/uevent": "DEVNAME=other", root + "/block/other/size": "8",
+		root + "/block/other/queue/logical_block_size": "512", root + "/block/other/queue/rotational": "0",
+		root + "/block/other/ro": "0", root + "/block/other/removable": "0",
+	} {
+		rig.Must(t, os.MkdirAll(filepath.Dir(path), 0o700))
+		rig.Must(t, os.WriteFile(path, []byte(content), 0o600))
+	}
+	rig.Must(t, os.Symlink("../../block/other", root+"/dev/block/259:5"))
+	pool := static.New(rig.DevicePatterns(), blockdev.NewSysfs(root))
+	for name, test := range map[string]struct {
+		pins map[string]string
+		want error
+		says string
+	}{
+		"wwid":   {map[string]string{"wwid": "first"}, nil, ""},
+		"serial": {map[string]string{"serial": "both"}, volume.ErrMismatch, "stated by " + disk.Path + " (" + disk.Number().String() + ") and by /dev/other"},
+		"both":   {map[string]string{"wwid": "first", "serial": "both"}, nil, ""},
+		"size":   {map[string]string{"size": "1Mi"}, nil, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			test.pins["device"] = disk.Path
+			device, err := pool.Open(rig.Context(t), test.pins)
+			if err == nil {
+				device.Close()
+			}
+			wantError(t, err, test.want, test.says)
+		})
+	}
+}
+
 func TestDeviceThatHasGone(t *testing.T) {
 	for name, remove := range map[string]func(*rig.Disk, testing.TB){"no medium": (*rig.Disk).Detach, "pulled": (*rig.Disk).Pull} {
 		t.Run(name, func(t *testing.T) {
-			disk, dir := rig.NewDisk(t, rig.MiB), resolvedTempDir(t)
+			disk, dir := rig.NewLoop(t, rig.MiB, 512), resolvedTempDir(t)
 			rig.Must(t, os.Symlink(disk.Path, dir+"/disk"))
 			pool := static.New([]string{dir + "/*"}, sysfs)
 			device, err := pool.Open(rig.Context(t), map[string]string{"device": dir + "/disk"})
@@ -213,6 +250,7 @@ func hardware(t *testing.T, disk *rig.Disk, facts map[string]string) blockdev.Sy
 	root := t.TempDir()
 	folder := filepath.Join(root, "dev/block", disk.Number().String())
 	rig.Must(t, os.MkdirAll(folder, 0o700))
+	rig.Must(t, os.Mkdir(filepath.Join(root, "block"), 0o700))
 	for name, content := range facts {
 		rig.Must(t, os.MkdirAll(filepath.Dir(filepath.Join(folder, name)), 0o700))
 		rig.Must(t, os.WriteFile(filepath.Join(folder, name), []byte(content), 0o600))

@@ -1,11 +1,12 @@
 // Command holder holds a device as a program in a container may: by a descriptor, or
 // by a mapping alone. It needs no libraries. It says when it does, and lets go when
-// its input ends.
+// its input ends. For each line of input it writes to the device, by a descriptor, and
+// says how that went.
 package main
 
 import (
+	"bufio"
 	"fmt"
-	"io"
 	"os"
 	"syscall"
 )
@@ -33,6 +34,19 @@ func hold(how, path string) error {
 		}
 	}
 	fmt.Println("holding")
-	_, err = io.Copy(io.Discard, os.Stdin)
-	return err
+	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
+		fmt.Println(write(file, lines.Bytes()))
+	}
+	return nil
+}
+
+// write writes text to the beginning of a device, and waits until it is there.
+func write(file *os.File, text []byte) string {
+	if _, err := file.WriteAt(text, 0); err != nil {
+		return err.Error()
+	}
+	if err := file.Sync(); err != nil {
+		return err.Error()
+	}
+	return "written"
 }

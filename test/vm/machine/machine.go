@@ -169,8 +169,8 @@ func (p *Plugged) Resize(t testing.TB, size int64) {
 	ask(t, Request{Operation: OpResize, ID: p.id, Size: size})
 }
 
-// Break has each read, write and flush of the disk fail: with EIO, a read of an NVMe
-// disk with ENODATA.
+// Break has each read and write of the disk fail: with EIO, a read of an NVMe disk
+// with ENODATA.
 func (p *Plugged) Break(t testing.TB) {
 	t.Helper()
 	ask(t, Request{Operation: OpBreak, ID: p.id})

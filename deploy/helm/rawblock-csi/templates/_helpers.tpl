@@ -25,12 +25,21 @@ app.kubernetes.io/version: {{ .Values.image.tag | default .Chart.AppVersion }}
 /var/lib/rawblock-csi
 {{- end }}
 
+{{- /* Where the keys are mounted that StorageClasses name. */ -}}
+{{- define "rawblock.keyDir" -}}
+/etc/rawblock-keys
+{{- end }}
+
 {{- define "rawblock.config" -}}
 {{- $hotplug := dict "attachmentPods" (and .Values.hotplug.enabled .Values.hotplug.attachmentPods) -}}
 {{- if and .Values.hotplug.enabled .Values.hotplug.criSocket -}}
 {{- $_ := set $hotplug "criSocket" .Values.hotplug.criSocket -}}
 {{- end -}}
-{{- merge (dict "controllerExpansion" false "hotplug" $hotplug) .Values.config | toYaml -}}
+{{- $own := dict "controllerExpansion" false "hotplug" $hotplug -}}
+{{- if .Values.encryption.enabled -}}
+{{- $_ := set $own "encryption" (dict "keyDirectory" (include "rawblock.keyDir" .)) -}}
+{{- end -}}
+{{- merge $own .Values.config | toYaml -}}
 {{- end }}
 
 {{- /* What the schema cannot say. */ -}}

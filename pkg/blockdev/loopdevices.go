@@ -1,0 +1,159 @@
+package blockdev
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
+	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
+)
+
+// LoopDevice is a loop device that is set up, whoever made it.
+type LoopDevice struct {
+	// Number is its device number, Path its node.
+	Number linux.DeviceNumber
+	Path   string
+	// Label is what it was labelled with; empty also where the kernel ends it with its
+	// last user.
+	Label string
+	// Backing is the path of what it shows, as the kernel tells it: from a mount that
+	// may be gone. Deleted says that the file is in no folder any more.
+	Backing string
+	Deleted bool
+	// File is the file or node that it shows, Device the number of the block device
+	// where it is one.
+	File   linux.FileID
+	Device linux.DeviceNumber
+	// IsView says that it is a read-only view (Device.ReadOnlyView).
+	IsView bool
+}
+
+// LoopDevices returns the loop devices that are set up. It opens each for a moment,
+// which keeps one that is being detached alive for as long. One that goes meanwhile
+// is left out.
+func (s Sysfs) LoopDevices() ([]LoopDevice, error) {
+	minors, err := s.loops()
+	if err != nil {
+		return nil, err
+	}
+	var found []LoopDevice
+	for _, minor := range minors {
+		device, err := s.loopDevice(minor)
+		if errors.Is(err, volume.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, device)
+	}
+	return found, nil
+}
+
+func (s Sysfs) loopDevice(minor uint32) (LoopDevice, error) {
+	loop, err := openLoop(minor)
+	if IsGone(err) || errors.Is(err, os.ErrNotExist) {
+		return LoopDevice{}, fmt.Errorf("%w: loop device %d is not set up", volume.ErrNotFound, minor)
+	}
+	if err != nil {
+		return LoopDevice{}, fmt.Errorf("open loop device %d: %w", minor, err)
+	}
+	defer loop.Close()
+	return s.describeLoop(minor, loop)
+}
+
+func (s Sysfs) describeLoop(minor uint32, loop linux.Descriptor) (LoopDevice, error) {
+	status, err := linux.StatusOfLoop(loop)
+	if errors.Is(err, syscall.ENXIO) {
+		return LoopDevice{}, fmt.Errorf("%w: loop device %d is not set up", volume.ErrNotFound, minor)
+	}
+	if err != nil {
+		return LoopDevice{}, fmt.Errorf("status of loop device %d: %w", minor, err)
+	}
+	found := LoopDevice{
+		Number: linux.DeviceNumber{Major: linux.LoopMajor, Minor: minor}, Path: linux.LoopPath(minor),
+		File: status.Backing, Device: status.Device,
+	}
+	if found.Label, err = linux.LoopLabel(loop); err != nil && !errors.Is(err, syscall.ENXIO) {
+		return LoopDevice{}, fmt.Errorf("label of loop device %d: %w", minor, err)
+	}
+	found.IsView = strings.HasPrefix(found.Label, viewPrefix)
+	backing, err := readText(s.path("block", filepath.Base(found.Path)), "loop/backing_file")
+	if errors.Is(err, os.ErrNotExist) {
+		return LoopDevice{}, fmt.Errorf("%w: loop device %d is not set up", volume.ErrNotFound, minor)
+	}
+	if err != nil {
+		return LoopDevice{}, fmt.Errorf("backing file of loop device %d: %w", minor, err)
+	}
+	found.Backing = backing
+	if path, marked := strings.CutSuffix(backing, deleted); marked {
+		// Also a file that exists can be called so.
+		if _, err := linux.StatPath(backing); err != nil {
+			found.Backing, found.Deleted = path, true
+		}
+	}
+	return found, nil
+}
+
+// DetachLoop ends a loop device that LoopDevices returned, if it still is that.
+// Where somebody has it open, the kernel ends it with the last one who closes it.
+//
+// Errors: volume.ErrMismatch where the number is another's by now; volume.ErrInUse
+// where it is claimed.
+func (s Sysfs) DetachLoop(device LoopDevice) error {
+	node, err := linux.OpenPath(device.Path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer node.Close()
+	loop, err := claimLoop(node)
+	if errors.Is(err, syscall.EBUSY) {
+		return fmt.Errorf("%w: %s is %s", volume.ErrInUse, device.Path, s.explainClaim(device.Number))
+	}
+	if IsGone(err) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("open loop device: %w", err)
+	}
+	defer loop.Close()
+	now, err := s.describeLoop(device.Number.Minor, loop)
+	if errors.Is(err, volume.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if now.File != device.File || now.Label != device.Label || now.Device != device.Device {
+		return fmt.Errorf("%w: %s is another loop device by now", volume.ErrMismatch, device.Path)
+	}
+	if err := linux.ClearLoop(loop); err != nil && !errors.Is(err, syscall.ENXIO) {
+		return fmt.Errorf("detach %s: %w", device.Path, err)
+	}
+	return nil
+}
+
+// How often, and how far apart, a loop device is claimed: whoever looks for a free one
+// claims it for a moment (loop_configure in the kernel's drivers/block/loop.c).
+const (
+	claimRetries = 40
+	claimWait    = 25 * time.Millisecond
+)
+
+func claimLoop(node linux.Descriptor) (loop *linux.File, err error) {
+	for range claimRetries {
+		if loop, err = linux.Reopen(node, true); !errors.Is(err, syscall.EBUSY) {
+			break
+		}
+		time.Sleep(claimWait)
+	}
+	return loop, err
+}

@@ -1,0 +1,42 @@
+package blockdev
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
+)
+
+// Slaves returns the numbers of the devices that a device is made of, such as the one
+// below a mapping of device-mapper; none where it is a disk of its own. One that has
+// gone from the machine is left out, though the device above still holds it.
+func (s Sysfs) Slaves(number linux.DeviceNumber) ([]linux.DeviceNumber, error) {
+	// Links in a folder of their own (Documentation/ABI/stable/sysfs-block).
+	return s.linked(number, "slaves")
+}
+
+// Holders returns the numbers of the devices that are made of a device, such as the
+// mapping of device-mapper above it.
+func (s Sysfs) Holders(number linux.DeviceNumber) ([]linux.DeviceNumber, error) {
+	return s.linked(number, "holders")
+}
+
+func (s Sysfs) linked(number linux.DeviceNumber, folder string) ([]linux.DeviceNumber, error) {
+	files, err := filepath.Glob(s.device(number) + "/" + folder + "/*/dev")
+	if err != nil {
+		return nil, fmt.Errorf("the %s of block device %s: %w", folder, number, err)
+	}
+	numbers := make([]linux.DeviceNumber, len(files))
+	for i, file := range files {
+		text, err := os.ReadFile(file)
+		if err == nil {
+			numbers[i], err = linux.ParseDeviceNumber(strings.TrimSpace(string(text)))
+		}
+		if err != nil {
+			return nil, fmt.Errorf("the %s of block device %s: %w", folder, number, err)
+		}
+	}
+	return numbers, nil
+}

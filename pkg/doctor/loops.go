@@ -1,0 +1,220 @@
+package doctor
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/rawblock-csi/rawblock-csi/pkg/blockdev"
+	"github.com/rawblock-csi/rawblock-csi/pkg/inspect"
+	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
+	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
+)
+
+// labelPrefix is what the label of a loop device over the file of a volume begins
+// with; the names of pool and volume follow (pkg/pool/file). As much of it is kept as
+// fits.
+const labelPrefix = "rawblock:"
+
+// isVolume reports whether a loop device is that of a volume of a pool of files.
+func isVolume(loop blockdev.LoopDevice) bool { return strings.HasPrefix(loop.Label, labelPrefix) }
+
+// removedFolder is where a pool of files moves the file of a volume that is deleted,
+// before it removes it (pkg/pool/file, doc.go).
+const removedFolder = "work/gone-"
+
+// isVolumeOfOurs reports whether a loop device shows a file of a pool of this node.
+func (e *examination) isVolumeOfOurs(loop blockdev.LoopDevice) bool {
+	return isVolume(loop) && (e.volumeOf(loop) != "" || e.isBelowAPool(loop, ""))
+}
+
+// isBelowAPool reports whether the path of a loop device's file is below the folder of
+// its pool, and begins there with a prefix.
+func (e *examination) isBelowAPool(loop blockdev.LoopDevice, prefix string) bool {
+	return slices.ContainsFunc(e.survey.Pools, func(facts inspect.PoolFacts) bool {
+		if facts.Directory == "" || !strings.HasPrefix(loop.Label, labelPrefix+facts.Name+"/") {
+			return false
+		}
+		folder := facts.Directory
+		if real, err := filepath.EvalSymlinks(folder); err == nil {
+			folder = real
+		}
+		return strings.HasPrefix(loop.Backing, folder+"/"+prefix)
+	})
+}
+
+// loops looks at the loop devices.
+func (e *examination) loops() {
+	for _, loop := range e.survey.Loops {
+		switch {
+		case loop.IsView:
+			e.view(loop)
+		case !isVolume(loop):
+			e.lock(loop)
+		case e.isVolumeOfOurs(loop):
+			e.volumeLoop(loop)
+		}
+	}
+}
+
+// volumeLoop looks at the loop device of a volume.
+func (e *examination) volumeLoop(loop blockdev.LoopDevice) {
+	id, used := e.stagedOn(loop.Number)
+	used = used || e.mounted[loop.Number]
+	f := Finding{Check: StaleLoop, Subject: loop.Path, devices: []linux.DeviceNumber{loop.Number}, locks: []string{loop.Path}}
+	switch {
+	case loop.Deleted && e.isBelowAPool(loop, removedFolder) && !used:
+		f.Message = fmt.Sprintf("%s shows the file of a volume that was deleted (%s)", loop.Path, loop.Label)
+		f.Meaning = "the space of the file is not free before the device goes"
+		f.Remedy, f.Fix = "rawblockctl doctor --fix", "detach the loop device"
+	case loop.Deleted:
+		e.add(deletedBacking(loop, id))
+		return
+	case used:
+		return
+	default:
+		if id = e.volumeOf(loop); id == "" {
+			return // No pool of this node has such a file: it is for somebody else to say.
+		}
+		if e.isAttachedAs(id) {
+			return
+		}
+		f.Message = fmt.Sprintf("%s is the device of volume %s, which is not staged", loop.Path, id)
+		f.Meaning = "it does no harm: staging the volume finds it again; but nobody takes it away"
+		f.Remedy, f.Fix = "rawblockctl doctor --fix", "detach the loop device; the file of the volume stays"
+		f.locks = append(f.locks, id)
+	}
+	f.mend = func(context.Context) error { return e.Inspector.Sysfs.DetachLoop(loop) }
+	e.add(f)
+}
+
+// deletedBacking tells of data that only a loop device still has.
+func deletedBacking(loop blockdev.LoopDevice, volumeID string) Finding {
+	of := ""
+	if volumeID != "" {
+		of = " of volume " + volumeID
+	}
+	return Finding{
+		Check: BackingDeleted, Subject: loop.Path,
+		Message: fmt.Sprintf("the file %s%s, which %s shows, has been deleted by somebody", loop.Backing, of, loop.Path),
+		Meaning: "all its data is still there, and is lost when the device is detached or the node reboots",
+		Remedy: fmt.Sprintf("stop the programs that write to it, and copy it now, with space for all of it: dd if=%s of=/PATH/TO/COPY bs=4M conv=sparse,fsync; "+
+			"then delete the pods that use it, and put the copy in the place of the file", loop.Path),
+	}
+}
+
+// stagedOn returns the volume that a device is staged as.
+func (e *examination) stagedOn(number linux.DeviceNumber) (volumeID string, staged bool) {
+	for _, record := range e.survey.Records {
+		if record.IsStaged && record.Current && record.Staged.Number == number {
+			return record.Staged.VolumeID, true
+		}
+	}
+	return "", false
+}
+
+// volumeOf returns the ID of the volume whose file a loop device shows, if a pool of
+// this node has it.
+func (e *examination) volumeOf(loop blockdev.LoopDevice) string {
+	for _, facts := range e.survey.Pools {
+		for _, info := range facts.Infos {
+			label := labelPrefix + facts.Name + "/" + info.Name
+			if loop.Label != label[:min(len(label), linux.MaxLoopLabel)] {
+				continue
+			}
+			// A pool of another plugin may have the same names.
+			file, err := linux.StatPath(filepath.Join(facts.Directory, "volumes", info.Name, "data"))
+			if err == nil && file.ID == loop.File {
+				return volume.ID{Pool: facts.Name, Name: info.Name, Node: e.Inspector.Node}.String()
+			}
+		}
+	}
+	return ""
+}
+
+// isAttachedAs reports whether a running container has the volume.
+func (e *examination) isAttachedAs(volumeID string) bool {
+	for _, one := range e.survey.Attachments {
+		if one.Err == nil && one.Current && one.Volume == volumeID {
+			return true
+		}
+	}
+	return false
+}
+
+// view looks at a read-only view, which is for one target.
+func (e *examination) view(loop blockdev.LoopDevice) {
+	if e.mounted[loop.Number] || e.survey.KubeletErr != nil || !e.isOurs(loop.Device) {
+		return
+	}
+	e.add(Finding{
+		Check: StaleView, Subject: loop.Path,
+		Message: fmt.Sprintf("%s is a read-only view of device %s, and is mounted at no target", loop.Path, loop.Device),
+		Meaning: "it keeps the device below in use: a volume cannot be deleted, nor a partition removed",
+		Remedy:  "rawblockctl doctor --fix",
+		Fix:     "detach the loop device; nothing was ever written through it",
+		devices: []linux.DeviceNumber{loop.Number}, locks: []string{loop.Path},
+		mend: func(context.Context) error { return e.Inspector.Sysfs.DetachLoop(loop) },
+	})
+}
+
+// lock looks at a loop device that may be kubelet's lock over a device of ours, whose
+// mount has gone.
+func (e *examination) lock(loop blockdev.LoopDevice) {
+	if loop.Device == (linux.DeviceNumber{}) || e.survey.KubeletErr != nil || e.maps[loop.Backing] || !e.isLock(loop) {
+		return
+	}
+	e.add(Finding{
+		Check: StaleLock, Subject: loop.Path,
+		Message: fmt.Sprintf("%s is kubelet's lock over device %s, whose mount %s has gone", loop.Path, loop.Device, loop.Backing),
+		Meaning: "kubelet does not find it again; it keeps the device in use: a volume cannot be deleted, nor a partition removed",
+		Remedy:  "rawblockctl doctor --fix",
+		Fix:     "detach the loop device; nobody reads or writes through it",
+		devices: []linux.DeviceNumber{loop.Number}, locks: []string{loop.Path},
+		mend: func(context.Context) error { return e.Inspector.Sysfs.DetachLoop(loop) },
+	})
+}
+
+// isLock reports whether a loop device is one that kubelet made over a volume of ours:
+// it shows a device that is ours by a path that is one of kubelet's, or by none that is
+// left of its mount (a mount that is gone is told as the root of itself), and not by the
+// node in /dev, as somebody who knows what he does would have it.
+func (e *examination) isLock(loop blockdev.LoopDevice) bool {
+	if loop.Backing == "" || strings.HasPrefix(loop.Backing, "/dev/") {
+		return false
+	}
+	if !e.isOurs(loop.Device) {
+		return false
+	}
+	return strings.HasPrefix(loop.Backing, e.kubeletFolder()) || loop.Backing == "/" || !strings.Contains(loop.Backing[1:], "/")
+}
+
+func (e *examination) kubeletFolder() string {
+	folder := e.Inspector.KubeletDir
+	if real, err := filepath.EvalSymlinks(folder); err == nil {
+		folder = real
+	}
+	return folder + "/"
+}
+
+// isPartitionOfOurs reports whether a device is a partition of a disk of a pool.
+func (e *examination) isPartitionOfOurs(number linux.DeviceNumber) bool {
+	for _, one := range e.survey.Disks {
+		if !e.hasDisk(one) {
+			continue
+		}
+		partitions, err := e.Inspector.Sysfs.Partitions(one.Number)
+		if err == nil && slices.ContainsFunc(partitions, func(p blockdev.Partition) bool { return p.Number == number }) {
+			return true
+		}
+	}
+	return false
+}
+
+func (e *examination) hasDisk(one blockdev.Disk) bool {
+	return slices.ContainsFunc(e.survey.Pools, func(facts inspect.PoolFacts) bool {
+		return facts.Name == e.survey.Claims[one.Name].Pool
+	})
+}

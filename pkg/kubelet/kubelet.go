@@ -1,0 +1,229 @@
+// Package kubelet reads what kubelet has on this node of raw block volumes: folders,
+// mounts, links, and what it noted of each volume. It changes nothing.
+//
+// The layout is that of Kubernetes 1.37 (pkg/volume/csi/csi_block.go and
+// pkg/volume/util/volumepathhandler), which has been the same since 1.14:
+//
+//	plugins/kubernetes.io/csi/volumeDevices/NAME/data/vol_data.json  what it noted
+//	plugins/kubernetes.io/csi/volumeDevices/publish/NAME/POD         where the driver publishes
+//	plugins/kubernetes.io/csi/volumeDevices/NAME/dev/POD             its own mount of that
+//	pods/POD/volumeDevices/kubernetes.io~csi/NAME                    a link to what is published
+//
+// NAME is that of the PersistentVolume, POD the UID of the pod. A loop device over
+// its own mount, which it makes with losetup, keeps the device from being taken away.
+//
+// Drivers share the folders: a volume is one's own only if kubelet noted so, or what
+// is published there is.
+package kubelet
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+
+	"k8s.io/mount-utils"
+
+	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
+	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
+)
+
+// Volume is a raw block volume, of any driver.
+type Volume struct {
+	// Name is that of its PersistentVolume.
+	Name string
+	// Driver and ID are the name of the driver, and its ID of the volume (volumeHandle),
+	// as kubelet noted them: empty where the note is missing.
+	Driver, ID string
+	// Uses are the pods that have it, in the order of their UIDs.
+	Uses []Use
+}
+
+// Use is what there is of a volume for one pod.
+type Use struct {
+	// Pod is the UID of the pod, HasPod says that kubelet still has a folder for it.
+	Pod    string
+	HasPod bool
+	// Target is where the driver publishes, Map kubelet's own mount.
+	Target, Map Place
+	// Link is the path of kubelet's link for the pod, empty where there is none.
+	Link string
+}
+
+// Place is a path where a device may be mounted.
+type Place struct {
+	Path string
+	// Exists says that there is anything, Empty that it is an empty file and nothing
+	// is mounted.
+	Exists, Empty bool
+	// Shows is the number of the device that is mounted topmost, if IsDevice says that
+	// one is.
+	Shows    linux.DeviceNumber
+	IsDevice bool
+	// Mounts are what is mounted there, from the lowest to the topmost: the device of
+	// the filesystem and the path in it.
+	Mounts []string
+}
+
+// ErrNotKubelet says that a folder is not kubelet's.
+var ErrNotKubelet = fmt.Errorf("%w: there is no pods folder in it", volume.ErrPrecondition)
+
+// volumeDevices is the folder of raw block volumes in kubelet's.
+const volumeDevices = "plugins/kubernetes.io/csi/volumeDevices"
+
+// Folders of that folder which are not the names of volumes.
+const (
+	publishFolder = "publish"
+	stagingFolder = "staging"
+)
+
+// Volumes returns what kubelet has in its folder (--root-dir), in the order of the
+// names. Links on the way to the folder are followed.
+//
+// Errors: ErrNotKubelet, for nobody could say which pods there are.
+func Volumes(dir string) ([]Volume, error) {
+	dir, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return nil, fmt.Errorf("kubelet's folder: %w", err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "pods")); errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("kubelet's folder %s: %w; set --kubelet-dir to kubelet's --root-dir", dir, ErrNotKubelet)
+	} else if err != nil {
+		return nil, fmt.Errorf("kubelet's folder: %w", err)
+	}
+	mounts, err := mountsBelow(dir)
+	if err != nil {
+		return nil, err
+	}
+	names, err := volumeNames(dir)
+	if err != nil {
+		return nil, err
+	}
+	var found []Volume
+	for _, name := range names {
+		one, err := readVolume(dir, name, mounts)
+		if err != nil {
+			return nil, fmt.Errorf("what kubelet has of volume %s: %w", name, err)
+		}
+		found = append(found, one)
+	}
+	return found, nil
+}
+
+// mountsBelow returns what is mounted on each path below a folder, from the lowest.
+func mountsBelow(dir string) (map[string][]string, error) {
+	table, err := mount.ParseMountInfo("/proc/self/mountinfo")
+	if err != nil {
+		return nil, fmt.Errorf("read the mount table: %w", err)
+	}
+	found := map[string][]string{}
+	for _, m := range table {
+		if strings.HasPrefix(m.MountPoint, dir+"/") {
+			found[m.MountPoint] = append(found[m.MountPoint], fmt.Sprintf("%d:%d%s", m.Major, m.Minor, m.Root))
+		}
+	}
+	return found, nil
+}
+
+func volumeNames(dir string) ([]string, error) {
+	var names []string
+	for _, folder := range []string{volumeDevices, filepath.Join(volumeDevices, publishFolder)} {
+		entries, err := readNames(filepath.Join(dir, folder))
+		if err != nil {
+			return nil, err
+		}
+		names = append(names, entries...)
+	}
+	slices.Sort(names)
+	names = slices.DeleteFunc(slices.Compact(names), func(name string) bool { return name == publishFolder || name == stagingFolder })
+	return names, nil
+}
+
+func readNames(folder string) ([]string, error) {
+	names, err := linux.ReadNames(folder)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+		return nil, nil
+	}
+	return names, err
+}
+
+// note is what kubelet notes of a volume (volDataKey in pkg/volume/csi/csi_mounter.go).
+type note struct {
+	Driver string `json:"driverName"`
+	Handle string `json:"volumeHandle"`
+}
+
+func readVolume(dir, name string, mounts map[string][]string) (Volume, error) {
+	base := filepath.Join(dir, volumeDevices)
+	found := Volume{Name: name}
+	text, err := os.ReadFile(filepath.Join(base, name, "data/vol_data.json"))
+	if err == nil {
+		var noted note
+		if err := json.Unmarshal(text, &noted); err != nil {
+			return Volume{}, fmt.Errorf("its note: %w", err)
+		}
+		found.Driver, found.ID = noted.Driver, noted.Handle
+	} else if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR) {
+		return Volume{}, err
+	}
+	targets, maps := filepath.Join(base, publishFolder, name), filepath.Join(base, name, "dev")
+	pods, err := readNames(targets)
+	if err != nil {
+		return Volume{}, err
+	}
+	mapped, err := readNames(maps)
+	if err != nil {
+		return Volume{}, err
+	}
+	pods = append(pods, mapped...)
+	slices.Sort(pods)
+	for _, pod := range slices.Compact(pods) {
+		use, err := readUse(dir, name, pod, filepath.Join(targets, pod), filepath.Join(maps, pod), mounts)
+		if err != nil {
+			return Volume{}, err
+		}
+		found.Uses = append(found.Uses, use)
+	}
+	return found, nil
+}
+
+func readUse(dir, name, pod, target, mapping string, mounts map[string][]string) (use Use, err error) {
+	use.Pod = pod
+	_, err = os.Stat(filepath.Join(dir, "pods", pod))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return Use{}, err
+	}
+	use.HasPod = err == nil
+	link := filepath.Join(dir, "pods", pod, "volumeDevices/kubernetes.io~csi", name)
+	if _, err := os.Lstat(link); err == nil {
+		use.Link = link
+	}
+	if use.Target, err = Look(target, mounts[target]); err != nil {
+		return Use{}, err
+	}
+	use.Map, err = Look(mapping, mounts[mapping])
+	return use, err
+}
+
+// Look looks at a path, on which the mounts are. Nothing is opened.
+func Look(path string, mounts []string) (Place, error) {
+	place := Place{Path: path, Mounts: mounts}
+	info, err := linux.StatPath(path)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+		return place, nil
+	}
+	if err != nil {
+		return Place{}, err
+	}
+	place.Exists = true
+	place.Empty = info.Type == 0 && info.Size == 0 && !info.MountRoot
+	if info.MountRoot && info.IsBlockDevice() {
+		place.Shows, place.IsDevice = info.Device, true
+	}
+	return place, nil
+}

@@ -1,0 +1,4 @@
+package lvm
+
+// ParseReport is parseReport, for tests.
+var ParseReport = parseReport

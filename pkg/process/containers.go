@@ -1,0 +1,99 @@
+package process
+
+import (
+	"cmp"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
+	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
+)
+
+// Node is the node of a block device in the /dev of a container.
+type Node struct {
+	// Container is the ID of the container, PID its first process as the host counts.
+	Container string
+	PID       int
+	// Path is that of the node, as the container sees it.
+	Path string
+	// Number is the number of the device.
+	Number linux.DeviceNumber
+}
+
+// Nodes returns the nodes of block devices in the /dev of all containers that have an
+// ID, in the order of containers and paths. Nodes elsewhere in a container, where a pod
+// may want them too, are not looked for: its whole tree would have to be searched. What
+// ends meanwhile is left out.
+func (t Table) Nodes() ([]Node, error) {
+	first, err := t.firsts()
+	if err != nil {
+		return nil, err
+	}
+	var found []Node
+	for id, pid := range first {
+		nodes, err := t.nodesOf(pid)
+		if errors.Is(err, volume.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		for _, node := range nodes {
+			node.Container = id
+			found = append(found, node)
+		}
+	}
+	slices.SortFunc(found, func(a, b Node) int {
+		return cmp.Or(strings.Compare(a.Container, b.Container), strings.Compare(a.Path, b.Path))
+	})
+	return found, nil
+}
+
+// firsts returns the first process of each container that has an ID.
+func (t Table) firsts() (map[string]int, error) {
+	all, err := t.all()
+	if err != nil {
+		return nil, err
+	}
+	first, started := map[string]int{}, map[string]uint64{}
+	for _, pid := range all {
+		id, err := t.ContainerOf(pid)
+		if err == nil && id != "" {
+			var start uint64
+			start, err = t.StartTime(pid)
+			if _, known := first[id]; err == nil && (!known || start < started[id]) {
+				first[id], started[id] = pid, start
+			}
+		}
+		if err != nil && !errors.Is(err, volume.ErrNotFound) {
+			return nil, err
+		}
+	}
+	return first, nil
+}
+
+func (t Table) nodesOf(pid int) ([]Node, error) {
+	folder := t.path(pid, "root/dev")
+	entries, err := os.ReadDir(folder)
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, nil // It has more capabilities than we.
+	}
+	if err != nil {
+		return nil, wrap(pid, err)
+	}
+	var nodes []Node
+	for _, entry := range entries {
+		if entry.Type() != fs.ModeDevice {
+			continue
+		}
+		info, err := linux.StatPath(filepath.Join(folder, entry.Name()))
+		if err == nil && info.IsBlockDevice() {
+			nodes = append(nodes, Node{PID: pid, Path: "/dev/" + entry.Name(), Number: info.Device})
+		}
+	}
+	return nodes, nil
+}

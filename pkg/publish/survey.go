@@ -1,0 +1,117 @@
+package publish
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
+)
+
+// Record is what stands in the folder of a volume, whether it counts or not.
+type Record struct {
+	// Folder is the path of the folder.
+	Folder string
+	// Staged is the device that was staged, if IsStaged says that there is one.
+	Staged   Staged
+	IsStaged bool
+	// Current says that it was staged in this boot: one of an earlier boot does not
+	// count.
+	Current bool
+	// Publications are what was published, also what no longer is.
+	Publications []Recorded
+	// Err says what of it cannot be read.
+	Err error
+}
+
+// Recorded is a publication, and whether a device is mounted at its target.
+type Recorded struct {
+	Publication
+	Live bool
+}
+
+// Live returns the publications that count.
+func (r Record) Live() []Publication {
+	var live []Publication
+	for _, one := range r.Publications {
+		if one.Live {
+			live = append(live, one.Publication)
+		}
+	}
+	return live
+}
+
+// Survey returns all records in the state folder of a node, in the order of their
+// folders, and changes none. A folder that does not exist has none.
+func Survey(state string) ([]Record, error) {
+	bootID, err := readBootID()
+	if err != nil {
+		return nil, err
+	}
+	names, err := readNames(state)
+	if err != nil {
+		return nil, fmt.Errorf("read what is staged: %w", err)
+	}
+	slices.Sort(names)
+	var found []Record
+	for _, name := range names {
+		folder := filepath.Join(state, name)
+		if len(name) != len(shortHash("")) {
+			continue // Not a folder of this room.
+		}
+		if info, err := os.Lstat(folder); err != nil || !info.IsDir() {
+			continue
+		}
+		found = append(found, records{folder}.survey(bootID))
+	}
+	return found, nil
+}
+
+func (r records) survey(bootID string) Record {
+	found := Record{Folder: r.folder}
+	names, err := readNames(r.folder)
+	if err != nil {
+		found.Err = err
+		return found
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		text, err := linux.ReadLink(filepath.Join(r.folder, name))
+		if err == nil {
+			err = found.take(name, text, bootID)
+		}
+		if err != nil {
+			found.Err = errors.Join(found.Err, fmt.Errorf("record %s: %w", filepath.Join(r.folder, name), err))
+		}
+	}
+	return found
+}
+
+// take takes in the text of one record.
+func (r *Record) take(name, text, bootID string) error {
+	switch {
+	case name == stagedRecord:
+		record, err := parseStaged(text)
+		if err != nil {
+			return err
+		}
+		r.Staged = Staged{record.volumeID, record.number, record.seq, record.mode}
+		r.IsStaged, r.Current = true, record.bootID == bootID
+	case strings.HasPrefix(name, publicationPrefix):
+		publication, err := parsePublication(text)
+		if err != nil {
+			return err
+		}
+		live, err := publication.isLive()
+		if err != nil {
+			return err
+		}
+		r.Publications = append(r.Publications, Recorded{publication, live})
+	default:
+		return errors.New("this plugin writes none of that name")
+	}
+	return nil
+}

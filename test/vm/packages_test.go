@@ -1,0 +1,52 @@
+package vm_test
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/rawblock-csi/rawblock-csi/test/rig"
+	"github.com/rawblock-csi/rawblock-csi/test/vm"
+	"github.com/rawblock-csi/rawblock-csi/test/vm/machine"
+)
+
+// onRealDisks are the packages whose tests run on the disks of a machine as they
+// do on loop devices.
+var onRealDisks = []struct {
+	name string
+	// everyBus says that what they do differs with the bus: how partitions are named,
+	// what is discarded, when an index is given out again.
+	everyBus bool
+	// some says which of its tests run (-test.run) or do not (-test.skip), and why.
+	some, why string
+}{
+	{"pkg/linux", true, "-test.run=^Test(Raw|ZeroOut|Partitions|BlockDevice|DiskSeq)", "the others do not need a disk"},
+	{"pkg/blockdev", true, "", ""},
+	{"pkg/signature", false, "-test.run=^TestEitherCopy", "the others have files; test/vm/identity has the tools on disks"},
+	{"pkg/gpt", true, "", ""},
+	{"pkg/pool/static", false, "", ""},
+	{"pkg/pool/disk", false, "-test.skip=^TestKilledAfterEachStep$", "it builds a program"},
+	{"pkg/publish", false, "", ""},
+	{"test/node", false, "-test.skip=^Test(SystemCallsDoNotGrow|KilledBetween|StoppedAndStarted)", "they build the plugin, and start it a hundred times"},
+}
+
+// The tests of packages that handle devices, on real disks.
+func TestVMPackages(t *testing.T) {
+	for _, bus := range []machine.Bus{machine.SCSI, machine.NVMe, machine.Virtio} {
+		t.Run(string(bus), func(t *testing.T) {
+			guest := vm.Start(t, vm.Config{Udev: true})
+			for _, tested := range onRealDisks {
+				if !tested.everyBus && bus != machine.SCSI {
+					continue
+				}
+				t.Run(tested.name, func(t *testing.T) {
+					var args []string
+					if tested.some != "" {
+						t.Logf("%s: %s", tested.some, tested.why)
+						args = append(args, tested.some)
+					}
+					guest.TestWith(t, []string{fmt.Sprintf("%s=%s", rig.BusVariable, bus), "TMPDIR=/var/tmp"}, tested.name, args...)
+				})
+			}
+		})
+	}
+}
