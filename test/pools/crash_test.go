@@ -16,8 +16,6 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"github.com/rawblock-csi/rawblock-csi/pkg/blockdev"
-	"github.com/rawblock-csi/rawblock-csi/pkg/pool/disk"
 	"github.com/rawblock-csi/rawblock-csi/test/rig"
 )
 
@@ -74,32 +72,6 @@ func fileKind(t *testing.T, folder string) kind {
 			eventually(t, func() bool { return len(left()) == 0 }, func() string { return fmt.Sprintf("left: %v", left()) })
 		},
 	}
-}
-
-// adopt makes a disk one of the pool.
-func adopt(t *testing.T, path string) {
-	t.Helper()
-	pool, err := disk.New(t.Context(), "pool", disk.Options{Match: disk.Selector{Paths: []string{path}}}, blockdev.NewSysfs("/sys"))
-	rig.Must(t, err)
-	defer pool.Close()
-	wiped := func() bool {
-		capacity, err := pool.Capacity(t.Context(), nil)
-		rig.Must(t, err)
-		return capacity.Available > 0
-	}
-	eventually(t, wiped, func() string { return "the disk is not wiped" })
-}
-
-// eventually waits for what happens in the background.
-func eventually(t *testing.T, done func() bool, about func() string) {
-	t.Helper()
-	for range 600 {
-		if done() {
-			return
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
-	t.Error(about())
 }
 
 // The plugin is killed after each step of each call, once per run. Afterwards the

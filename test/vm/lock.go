@@ -26,8 +26,13 @@ func lock(path string) (unlock func(), err error) {
 // processor, and memory of its own.
 const places = 4
 
-// takePlace waits until fewer than that run.
+// takePlace waits until fewer than that run. Who came first is first.
 func takePlace() (leave func(), err error) {
+	next, err := lock(filepath.Join(os.TempDir(), "rawblock-vm.next.lock"))
+	if err != nil {
+		return nil, err
+	}
+	defer next()
 	for {
 		for number := range places {
 			file, err := os.OpenFile(filepath.Join(os.TempDir(), fmt.Sprintf("rawblock-vm.%d.lock", number)), os.O_RDWR|os.O_CREATE, 0o600)
