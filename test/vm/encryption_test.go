@@ -9,6 +9,7 @@ import (
 
 // Encrypted volumes: the real cryptsetup, and dm-crypt.
 func TestVMEncryption(t *testing.T) {
+	t.Parallel()
 	guest := vm.Start(t, vm.Config{Udev: true})
 	rig.Must(t, guest.Put(t.Context(), rig.Build(t, "crashpoints"), rig.ProgramInGuest("crashpoints")))
 	guest.Test(t, "test/vm/encryption")

@@ -38,6 +38,7 @@ const plainLocale = "LC_ALL=C"
 
 // Hot attach where cgroup v2 is all there is, with disks of each bus.
 func TestVMHotAttach(t *testing.T) {
+	t.Parallel()
 	guest := vm.Start(t, vm.Config{})
 	putHolder(t, guest)
 	rig.Must(t, guest.Put(t.Context(), rig.Build(t, "crashpoints"), rig.ProgramInGuest("crashpoints")))
@@ -50,6 +51,7 @@ func TestVMHotAttach(t *testing.T) {
 
 // Disks that are pulled out while a container has them open.
 func TestVMHotAttachPulled(t *testing.T) {
+	t.Parallel()
 	guest := vm.Start(t, vm.Config{})
 	putHolder(t, guest)
 	guest.TestWith(t, []string{plainLocale}, "test/hotplug", "-test.run=^TestVM(Pulled|Another)")
@@ -59,6 +61,7 @@ func TestVMHotAttachPulled(t *testing.T) {
 // are escaped, and policies that make the same program as another, are left to the
 // systemd in namespaces that test/systemd starts elsewhere.
 func TestVMHotAttachSystemd(t *testing.T) {
+	t.Parallel()
 	guest := vm.Start(t, vm.Config{Systemd: true})
 	guest.TestWith(t, []string{plainLocale}, "test/systemd",
 		"-test.run=^TestSystemd(GrantInContainerOfRunc|GrantBehindItsBackIsLost|CannotBeReached|UnitWithoutRules|BesideAnotherProgram|UnitOfAContainer)$|^TestSystemdGrantInUnit$/^(service|scope|own_rule)")
@@ -66,7 +69,8 @@ func TestVMHotAttachSystemd(t *testing.T) {
 
 // Devices of device-mapper, taken from programs that have them open.
 func TestVMRevoke(t *testing.T) {
-	guest := vm.Start(t, vm.Config{})
+	t.Parallel()
+	guest := vm.Start(t, vm.Config{Udev: true})
 	guest.Test(t, "test/vm/devmapper")
 	putHolder(t, guest)
 	rig.Must(t, guest.Put(t.Context(), rig.Build(t, "crashpoints"), rig.ProgramInGuest("crashpoints")))

@@ -16,6 +16,7 @@ const identityTests = "test/vm/identity"
 
 // Identity and safety on real disks, without udev and with it.
 func TestVMIdentity(t *testing.T) {
+	t.Parallel()
 	t.Run("without udev", func(t *testing.T) {
 		guest := vm.Start(t, vm.Config{})
 		guest.Test(t, identityTests, "-test.skip=^Test(Udev|FirstBoot|SecondBoot|Namespaces)")
@@ -28,6 +29,7 @@ func TestVMIdentity(t *testing.T) {
 
 // The same disks, in another order at the next boot.
 func TestVMDisksThatChangePlaces(t *testing.T) {
+	t.Parallel()
 	media := t.TempDir()
 	// Two namespaces of one NVMe controller, which must be there from the start.
 	arguments := []string{"-device", "nvme,id=spaces,serial=SPACES"}

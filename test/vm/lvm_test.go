@@ -12,6 +12,7 @@ import (
 
 // The pool of logical volumes, with the real lvm: what every pool promises.
 func TestVMLVMContract(t *testing.T) {
+	t.Parallel()
 	guest := vm.Start(t, vm.Config{Udev: true})
 	for _, suite := range []string{"thick", "thick, 4 KiB", "thin", "thin, 4 KiB"} {
 		t.Run(suite, func(t *testing.T) { guest.Test(t, "test/vm/lvm", "-test.run=^TestContract$/^"+suite+"$") })
@@ -20,11 +21,13 @@ func TestVMLVMContract(t *testing.T) {
 
 // What can befall a volume group and a thin pool.
 func TestVMLVMFaults(t *testing.T) {
+	t.Parallel()
 	guest := vm.Start(t, vm.Config{Udev: true})
 	guest.Test(t, "test/vm/lvm", "-test.skip=^(TestContract|TestKilledAfterEachStep)$")
 }
 
 func TestVMLVMKilledAfterEachStep(t *testing.T) {
+	t.Parallel()
 	binary := filepath.Join(t.TempDir(), "crashpoints.test")
 	build := exec.CommandContext(t.Context(), "go", "test", "-c", "-trimpath", "-tags", "crashpoints", "-o", binary, "./lvm")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
@@ -34,11 +37,14 @@ func TestVMLVMKilledAfterEachStep(t *testing.T) {
 	// No udev: lvm makes the nodes itself.
 	guest := vm.Start(t, vm.Config{})
 	rig.Must(t, guest.Put(t.Context(), binary, "/tmp/lvm-crashpoints.test"))
-	guest.Test(t, "test/vm/lvm", "-test.run=^TestKilledAfterEachStep$")
+	for _, kind := range []string{"thick", "thin"} {
+		t.Run(kind, func(t *testing.T) { guest.Test(t, "test/vm/lvm", "-test.run=^TestKilledAfterEachStep$/^"+kind+"$") })
+	}
 }
 
 // csi-sanity, with pools of logical volumes.
 func TestVMLVMSanity(t *testing.T) {
+	t.Parallel()
 	guest := vm.Start(t, vm.Config{Udev: true})
 	guest.TestWith(t, []string{"TMPDIR=/var/tmp"}, "test/sanity")
 }

@@ -24,13 +24,14 @@ var onRealDisks = []struct {
 	{"pkg/signature", false, "-test.run=^TestEitherCopy", "the others have files; test/vm/identity has the tools on disks"},
 	{"pkg/gpt", true, "", ""},
 	{"pkg/pool/static", false, "", ""},
-	{"pkg/pool/disk", false, "-test.skip=^TestKilledAfterEachStep$", "it builds a program"},
+	{"pkg/pool/disk", false, "-test.skip=^Test(KilledAfterEachStep|Contract)$", "the one builds a program, the other takes long and has nothing of the disk"},
 	{"pkg/publish", false, "", ""},
 	{"test/node", false, "-test.skip=^Test(SystemCallsDoNotGrow|KilledBetween|StoppedAndStarted)", "they build the plugin, and start it a hundred times"},
 }
 
 // The tests of packages that handle devices, on real disks.
 func TestVMPackages(t *testing.T) {
+	t.Parallel()
 	for _, bus := range []machine.Bus{machine.SCSI, machine.NVMe, machine.Virtio} {
 		t.Run(string(bus), func(t *testing.T) {
 			guest := vm.Start(t, vm.Config{Udev: true})

@@ -8,6 +8,7 @@ import (
 
 // Disks that are pulled out while volumes are on them.
 func TestVMRemoval(t *testing.T) {
+	t.Parallel()
 	guest := vm.Start(t, vm.Config{Udev: true})
 	guest.Test(t, "test/vm/removal")
 }

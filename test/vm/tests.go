@@ -21,8 +21,8 @@ const testLimit = 15 * time.Minute
 const module = "github.com/rawblock-csi/rawblock-csi/"
 
 // Test runs the tests of a package of this module in the guest, such as
-// test/vm/removal; args are flags of its test binary. Its output is this test's,
-// which fails where one of them fails or is skipped.
+// test/vm/removal; args are flags of its test binary. Its output is passed on, each
+// line with the name of this test, which fails where one of them fails or is skipped.
 func (g *Guest) Test(t testing.TB, name string, args ...string) {
 	t.Helper()
 	g.TestWith(t, nil, name, args...)
@@ -35,7 +35,7 @@ func (g *Guest) TestWith(t testing.TB, environment []string, name string, args .
 	defer cancel()
 	name = strings.TrimPrefix(name, "./")
 	inside := g.putTests(ctx, t, name)
-	results := watch()
+	results := watch(t.Name())
 	err := g.Execute(ctx, results, wire.Command{
 		Args:        append([]string{inside, "-test.v", "-test.timeout=" + testLimit.String()}, args...),
 		Environment: environment, Dir: "/tmp",
@@ -82,7 +82,7 @@ type watcher struct {
 
 var result = regexp.MustCompile(`^\s*--- (PASS|SKIP): (\S+)`)
 
-func watch() *watcher {
+func watch(test string) *watcher {
 	reader, writer := io.Pipe()
 	w := &watcher{PipeWriter: writer, done: make(chan struct{})}
 	go func() {
@@ -93,7 +93,7 @@ func watch() *watcher {
 			if err != nil {
 				return
 			}
-			io.WriteString(os.Stdout, line)
+			io.WriteString(os.Stdout, test+": "+line) // Guests run side by side.
 			switch found := result.FindStringSubmatch(line); {
 			case found == nil:
 			case found[1] == "PASS":

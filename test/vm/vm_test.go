@@ -11,12 +11,14 @@ import (
 // The machine itself: disks of all buses, in all the ways that the other tests
 // use them, seen from within.
 func TestVMMachine(t *testing.T) {
+	t.Parallel()
 	guest := vm.Start(t, vm.Config{Disks: []machine.Disk{{Size: 64 << 20, Serial: "at-boot"}}})
 	guest.Test(t, "test/vm/machine")
 }
 
 // A guest whose first process is systemd.
 func TestVMSystemd(t *testing.T) {
+	t.Parallel()
 	guest := vm.Start(t, vm.Config{Systemd: true})
 	var output strings.Builder
 	if err := guest.Run(t.Context(), &output, "systemctl", "show", "--property=Version,SystemState"); err != nil {

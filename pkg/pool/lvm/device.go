@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"syscall"
 
 	"k8s.io/klog/v2"
 
@@ -159,13 +158,10 @@ func (p *Pool) removeStale(name string) error {
 	if errors.Is(err, errInactive) {
 		return nil
 	}
-	if err == nil {
-		err = control.Remove(info.Number)
+	if err != nil {
+		return err
 	}
-	if errors.Is(err, syscall.EBUSY) {
-		return fmt.Errorf("%w: device %s is open", volume.ErrInUse, known.name)
-	}
-	return err
+	return known.remove(control, info)
 }
 
 // isActive reports whether there may be a device.
@@ -197,6 +193,9 @@ func (p *Pool) deactivate(ctx context.Context, g lvm.Group, e entry) error {
 	}
 	if user := p.user(info); user != nil {
 		return user
+	}
+	if err := p.checkTable(control, info.Number); errors.Is(err, errRevoked) || errors.Is(err, errStale) {
+		return d.remove(control, info) // lvm looks for what its table should have.
 	}
 	err = p.lvm.Deactivate(ctx, g.Name, e.UUID)
 	if err == nil {

@@ -53,6 +53,20 @@ func (d device) check(info linux.MappingInfo) error {
 	return nil
 }
 
+// remove removes the mapping of the device. Errors: volume.ErrInUse.
+//
+//nolint:contextcheck // The kernel answers at once.
+func (d device) remove(control *linux.MapperControl, info linux.MappingInfo) error {
+	err := control.Remove(info.Number)
+	if errors.Is(err, syscall.EBUSY) {
+		return fmt.Errorf("%w: device %s is open", volume.ErrInUse, d.name)
+	}
+	if err != nil {
+		return fmt.Errorf("remove device %s: %w", d.name, err)
+	}
+	return nil
+}
+
 // open opens the device of a logical volume, and verifies that it is that, and works.
 // Errors: errInactive, errSuspended, errRevoked; volume.ErrMismatch.
 func (p *Pool) open(d device) (*blockdev.Device, error) {

@@ -108,20 +108,16 @@ const crashBinary = "/tmp/lvm-crashpoints.test"
 // The plugin is killed after each of its steps. After that it starts again, and the same
 // calls are made again: nothing that was written is lost, nothing is left over.
 func TestKilledAfterEachStep(t *testing.T) {
-	for _, thin := range []bool{false, true} {
-		steps := 0
-		for at := 1; ; at++ {
-			name := fmt.Sprintf("thin=%t/step %d", thin, at)
-			killed := false
-			t.Run(name, func(t *testing.T) { killed = killAt(t, thin, at) })
-			if !killed {
-				break
+	for name, thin := range map[string]bool{"thick": false, "thin": true} {
+		t.Run(name, func(t *testing.T) {
+			at := 1
+			for killed := true; killed; at++ {
+				t.Run(fmt.Sprintf("step %d", at), func(t *testing.T) { killed = killAt(t, thin, at) })
 			}
-			steps++
-		}
-		if steps < 8 {
-			t.Errorf("thin=%t: the scenario has only %d steps", thin, steps)
-		}
+			if at < 8 {
+				t.Errorf("the scenario has only %d steps", at-2)
+			}
+		})
 	}
 }
 

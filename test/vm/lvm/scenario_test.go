@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -207,8 +208,11 @@ func TestRevoked(t *testing.T) {
 	wantError(t, err, volume.ErrInUse, "expand")
 	_, err = lvm.ThinPool{Pool: pool}.CreateSnapshot(rig.Context(t), "snap", "data")
 	wantError(t, err, volume.ErrInUse, "snapshot")
-	if _, err := holder.ReadAt(make([]byte, 4096), 0); !errors.Is(err, unix.EIO) {
-		t.Errorf("who has it open reads: %v", err)
+	if err := fill(path, 'x', 0, rig.MiB); !errors.Is(err, unix.EIO) { // Past the page cache.
+		t.Errorf("writing to it: %v", err)
+	}
+	if table := run(t, "dmsetup", "table", path); !strings.Contains(table, "error") {
+		t.Errorf("its table was given back: %s", table)
 	}
 	rig.Must(t, holder.Close())
 	wantOnly(t, node(t, pool, "data"), 'd', 0, size)
