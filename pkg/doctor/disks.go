@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/rawblock-csi/rawblock-csi/pkg/blockdev"
-	"github.com/rawblock-csi/rawblock-csi/pkg/inspect"
 	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
 	"github.com/rawblock-csi/rawblock-csi/pkg/pool/disk"
 )
@@ -102,26 +101,18 @@ func (e *examination) memberOf(one blockdev.Disk) tableRepairer {
 // wipes looks at what is being wiped.
 func (e *examination) wipes() {
 	for _, facts := range e.survey.Pools {
-		if facts.Status == nil {
-			continue
-		}
-		for _, member := range facts.Status.Disks {
-			for _, wiping := range member.Wiping {
-				if wiping.Err != nil {
-					e.failedWipe(facts, member, wiping)
-				}
+		for _, wipe := range facts.Wipes {
+			if wipe.Err == nil {
+				continue
 			}
+			e.add(Finding{
+				Check: FailedWipe, Subject: wipe.Of + wipe.Place,
+				Message: fmt.Sprintf("pool %s cannot wipe %d bytes of %s%s: %v", facts.Name, wipe.Left, wipe.Of, wipe.Place, wipe.Err),
+				Meaning: "the space is not offered, so that nobody reads what a former user wrote; it is tried again each minute",
+				Remedy:  "see the kernel's log for I/O errors; where a disk fails, replace it; where somebody has the space open, end that (lsblk, fuser -v)",
+			})
 		}
 	}
-}
-
-func (e *examination) failedWipe(facts inspect.PoolFacts, member disk.Member, wiping disk.Wiping) {
-	e.add(Finding{
-		Check: FailedWipe, Subject: fmt.Sprintf("%s at %d", member.Path, wiping.Start),
-		Message: fmt.Sprintf("pool %s cannot wipe %d bytes at %d of %s: %v", facts.Name, wiping.Left, wiping.Start, member.Path, wiping.Err),
-		Meaning: "the space is not offered, so that nobody reads what a former user wrote; it is tried again each minute",
-		Remedy:  fmt.Sprintf("see the kernel's log for I/O errors of %s; where the disk fails, replace it; where somebody has the partition open, end that (fuser -v %s*)", member.Path, member.Path),
-	})
 }
 
 // mappings looks at what staged devices are made of.

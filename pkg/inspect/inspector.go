@@ -9,6 +9,7 @@ import (
 	"github.com/rawblock-csi/rawblock-csi/pkg/health"
 	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
 	"github.com/rawblock-csi/rawblock-csi/pkg/pool/disk"
+	"github.com/rawblock-csi/rawblock-csi/pkg/pool/lvm"
 	"github.com/rawblock-csi/rawblock-csi/pkg/process"
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
 )
@@ -55,6 +56,8 @@ type Volumes interface {
 type (
 	// disks is a pool that is made of disks.
 	disks interface{ Status() disk.Status }
+	// groups is a pool of logical volumes.
+	groups interface{ Status() lvm.Status }
 	// placed is a pool that tells where a volume is. Errors: volume.ErrNotFound.
 	placed interface {
 		Medium(name string) (volume.Medium, error)

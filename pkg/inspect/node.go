@@ -240,11 +240,9 @@ func describePool(facts PoolFacts) Pool {
 	}
 	if facts.Status != nil {
 		pool.Disks = len(facts.Status.Disks)
-		for _, member := range facts.Status.Disks {
-			for _, wiping := range member.Wiping {
-				pool.Wiping += wiping.Left
-			}
-		}
+	}
+	for _, wipe := range facts.Wipes {
+		pool.Wiping += wipe.Left
 	}
 	return pool
 }

@@ -44,10 +44,22 @@ type PoolFacts struct {
 	Infos    []volume.Info
 	Capacity volume.Capacity
 	// Status is that of a pool of disks, nil for another.
-	Status     *disk.Status
+	Status *disk.Status
+	// Wipes are the spaces that are still to be wiped.
+	Wipes      []Wipe
 	Conditions []volume.Condition
 	// Failed says why the pool could not tell.
 	Failed error
+}
+
+// Wipe is a space that is still to be wiped.
+type Wipe struct {
+	// Of is the disk or the logical volume, Place says where on it.
+	Of, Place string
+	// Left is how many bytes remain.
+	Left uint64
+	// Err is why the last attempt failed.
+	Err error
 }
 
 // Survey looks at everything. Errors: that of ctx alone; all else stands in Errors.
@@ -93,7 +105,7 @@ func (i *Inspector) surveyPools(ctx context.Context) []PoolFacts {
 			facts.Source = source
 			if pool, ok := source.Volumes.(disks); ok && facts.Status == nil {
 				status := pool.Status() // Nobody waits for it.
-				facts.Status = &status
+				facts.Status, facts.Wipes = &status, wipesOf(status)
 			}
 			found[n] = facts
 			return nil
@@ -114,12 +126,27 @@ func surveyPool(ctx context.Context, source Source) (facts PoolFacts, err error)
 	if facts.Capacity, err = source.Volumes.Capacity(ctx, nil); err != nil {
 		return facts, err
 	}
+	if pool, ok := source.Volumes.(groups); ok {
+		for _, wiping := range pool.Status().Wiping {
+			facts.Wipes = append(facts.Wipes, Wipe{Of: wiping.LogicalVolume, Left: wiping.Left, Err: wiping.Err})
+		}
+	}
 	if pool, ok := source.Volumes.(reporter); ok {
 		if facts.Conditions, _, err = pool.Health(ctx); err != nil {
 			return facts, err
 		}
 	}
 	return facts, nil
+}
+
+func wipesOf(status disk.Status) []Wipe {
+	var found []Wipe
+	for _, member := range status.Disks {
+		for _, wiping := range member.Wiping {
+			found = append(found, Wipe{member.Path, fmt.Sprintf(" at %d", wiping.Start), wiping.Left, wiping.Err})
+		}
+	}
+	return found
 }
 
 // surveyDisks looks at the disks of the machine, and reads the tables of those that

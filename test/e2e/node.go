@@ -65,14 +65,15 @@ func (n node) reboot(s *scene) {
 }
 
 // leftovers prints what is left of volumes on a node: mounts, loop devices on files
-// of the pool, what kubelet had of them, the files and the records.
+// of the pool, what kubelet had of them, the files and the records. The lock of the
+// state folder stays.
 const leftovers = `
 grep -F /volumeDevices/ /proc/self/mountinfo
 grep -sF /var/lib/rawblock-csi/files/ /sys/block/loop*/loop/backing_file
 find /var/lib/kubelet/plugins/kubernetes.io/csi/volumeDevices -mindepth 1 ! -path '*/publish' ! -path '*/staging' 2>/dev/null
 find /var/lib/kubelet/pods -path '*/volumeDevices/*' -mindepth 3 \( -type l -o -type b -o -type f \) 2>/dev/null
 find /var/lib/rawblock-csi/files/volumes /var/lib/rawblock-csi/files/snapshots -mindepth 1 2>/dev/null
-find /run/rawblock-csi -type f 2>/dev/null
+find /run/rawblock-csi -type f ! -name lock 2>/dev/null
 true`
 
 // wantNothingLeft fails the test where anything is left on the node, or stays there.

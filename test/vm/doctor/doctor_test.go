@@ -63,7 +63,11 @@ func TestErrorMapping(t *testing.T) {
 	if medium := chain.Links[0]; medium.Kind != inspect.LinkMedium || medium.Name != disk.Path || medium.Next[0].Kind != inspect.LinkDevice || !strings.HasPrefix(medium.Next[0].Name, "/dev/dm-") {
 		t.Errorf("the way is %+v", chain.Links)
 	}
+	if _, err := erase.Open(disk.Path, sysfs); err == nil || !strings.Contains(err.Error(), "held by dm-") {
+		t.Errorf("the disk below the mapping is claimed to be wiped with %v", err)
+	}
 
+	// The mapping refers to the disk no longer.
 	dmsetup(t, "suspend", "--noflush", name)
 	dmsetup(t, "load", name, "--table", fmt.Sprintf("0 %d error", sectors))
 	dmsetup(t, "resume", name)
@@ -75,8 +79,5 @@ func TestErrorMapping(t *testing.T) {
 	status, err := inspector.Status(t.Context())
 	if err != nil || !slices.ContainsFunc(status.Conditions, func(c inspect.Condition) bool { return c.Of == "mapped" && c.Reason == volume.MappingFailed }) {
 		t.Errorf("the conditions are %+v, %v", status.Conditions, err)
-	}
-	if _, err := erase.Open(disk.Path, sysfs); err == nil || !strings.Contains(err.Error(), "held by dm-") {
-		t.Errorf("the disk below the mapping is claimed to be wiped with %v", err)
 	}
 }
