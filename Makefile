@@ -83,6 +83,10 @@ e2e-external: cluster-up ## Run Kubernetes' own tests of volumes in the cluster.
 bench: deps ## Measure the calls, and I/O, beside peers that do less. As root.
 	go test ./test/bench -run='^$$' -bench=. -benchtime=$(BENCHTIME)
 
+.PHONY: bench-vm
+bench-vm: deps ## Measure what each kind of pool costs, beside each other, in a guest machine. As root.
+	go test ./test/vm -run='^$$' -bench=VMPools -benchtime=1x -timeout=30m
+
 .PHONY: fuzz
 fuzz: ## Fuzz every parser for FUZZTIME each.
 	hack/fuzz.sh $(FUZZTIME)

@@ -178,6 +178,9 @@ func TestPagesAreFound(t *testing.T) {
 	}
 }
 
+// generated is the page of what rawblockctl says of itself, which has its own test.
+const generated = "rawblockctl.md"
+
 // The note above a block of commands: the test that runs it, or why none does.
 var (
 	runBy  = regexp.MustCompile(`^<!-- run by (Test\w+|make [\w-]+) -->$`)
@@ -196,7 +199,7 @@ func TestCommandBlocks(t *testing.T) {
 			case "yaml", "json", "text", "promql":
 				continue
 			case "":
-				if looksLikeCommands(b.text) {
+				if looksLikeCommands(b.text) && filepath.Base(path) != generated {
 					t.Errorf("%s: a block of commands without a language", where)
 				}
 				continue

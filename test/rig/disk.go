@@ -240,3 +240,20 @@ func ReadAt(t testing.TB, path string, length int, offset int64) string {
 	Must(t, err)
 	return string(data)
 }
+
+// ReadPastCache reads length bytes from the device node at path as they are on the
+// device. The page cache can have older ones of it while anybody has it open, such as
+// udev, where they were written through another device.
+func ReadPastCache(t testing.TB, path string, length int, offset int64) string {
+	t.Helper()
+	node, err := linux.OpenPath(path)
+	Must(t, err)
+	defer node.Close()
+	raw, err := linux.OpenRaw(node, 0)
+	Must(t, err)
+	defer raw.Close()
+	data := make([]byte, length)
+	_, err = raw.ReadAt(data, offset)
+	Must(t, err)
+	return string(data)
+}

@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -58,14 +60,14 @@ var kinds = []struct {
 		return pool, nil
 	}},
 	{"LVM, thick", func(b *testing.B, path string) (driver.Pool, map[string]string) {
-		run(b, "vgcreate", "--yes", "bench", path)
-		return logical(b, lvm.Options{VolumeGroup: "bench"}), nil
+		run(b, "vgcreate", "--yes", "bench-thick", path)
+		return logical(b, lvm.Options{VolumeGroup: "bench-thick"}), nil
 	}},
 	{"LVM, thin", func(b *testing.B, path string) (driver.Pool, map[string]string) {
-		run(b, "vgcreate", "--yes", "bench", path)
-		run(b, "lvcreate", "--yes", "--type", "thin-pool", "--extents", "80%FREE", "--name", "thin", "bench")
-		run(b, "lvchange", "--errorwhenfull", "y", "bench/thin")
-		return lvm.ThinPool{Pool: logical(b, lvm.Options{VolumeGroup: "bench", ThinPool: "thin"})}, nil
+		run(b, "vgcreate", "--yes", "bench-thin", path)
+		run(b, "lvcreate", "--yes", "--type", "thin-pool", "--extents", "80%FREE", "--name", "thin", "bench-thin")
+		run(b, "lvchange", "--errorwhenfull", "y", "bench-thin/thin")
+		return lvm.ThinPool{Pool: logical(b, lvm.Options{VolumeGroup: "bench-thin", ThinPool: "thin"})}, nil
 	}},
 }
 
@@ -80,7 +82,7 @@ func files(b *testing.B, path string) driver.Pool {
 
 func logical(b *testing.B, options lvm.Options) *lvm.Pool {
 	b.Helper()
-	b.Cleanup(func() { run(b, "vgremove", "--force", "--force", "--yes", "bench") })
+	b.Cleanup(func() { run(b, "vgremove", "--force", "--force", "--yes", options.VolumeGroup) })
 	pool, err := lvm.New(quiet, "bench", options, program.New(""), sysfs)
 	rig.Must(b, err)
 	b.Cleanup(pool.Close)
@@ -94,28 +96,45 @@ func run(b *testing.B, args ...string) {
 	}
 }
 
-// BenchmarkPools shows the calls that each pool has, and I/O on its volume beside that
-// on a bare disk of the same kind.
-func BenchmarkPools(b *testing.B) {
-	b.Run("bare disk", func(b *testing.B) {
-		bare := machine.Add(b, machine.Disk{Size: diskSize})
-		measureIO(b, bare.Path)
-	})
+// BenchmarkCalls shows what a claim waits for, and what a pod does, with each pool.
+func BenchmarkCalls(b *testing.B) {
 	for _, kind := range kinds {
 		b.Run(kind.name, func(b *testing.B) {
 			medium := machine.Add(b, machine.Disk{Size: diskSize})
 			pool, parameters := kind.open(b, medium.Path)
 			waitForRoom(b, pool, parameters)
 			measureCalls(b, pool, parameters)
-			info, err := pool.Create(quiet, spec("data", parameters))
-			rig.Must(b, err)
-			device, err := pool.Activate(quiet, info.Name)
-			rig.Must(b, err)
-			measureIO(b, device.Node().Name())
-			device.Close()
-			rig.Must(b, pool.Deactivate(quiet, info.Name))
-			rig.Must(b, pool.Delete(quiet, info.Name))
 		})
+	}
+}
+
+// BenchmarkIO shows I/O on a volume of each pool beside that on a bare disk. All are
+// measured in turn, so that whatever else the machine does meets all of them.
+func BenchmarkIO(b *testing.B) {
+	bare := machine.Add(b, machine.Disk{Size: diskSize})
+	subjects := []*subject{newSubject(b, "bare disk", bare.Path)}
+	for number, kind := range kinds {
+		medium := machine.Add(b, machine.Disk{Size: diskSize})
+		pool, parameters := kind.open(b, medium.Path)
+		waitForRoom(b, pool, parameters)
+		name := fmt.Sprintf("data-%d", number)
+		_, err := pool.Create(quiet, spec(name, parameters))
+		rig.Must(b, err)
+		device, err := pool.Activate(quiet, name)
+		rig.Must(b, err)
+		subjects = append(subjects, newSubject(b, kind.name, device.Node().Name()))
+		b.Cleanup(func() {
+			device.Close()
+			rig.Must(b, pool.Deactivate(quiet, name))
+			rig.Must(b, pool.Delete(quiet, name))
+		})
+	}
+	for _, size := range []int64{4096, rig.MiB} {
+		b.Run(fmt.Sprintf("read %d KiB", size>>10), func(b *testing.B) { compare(b, subjects, size, (*os.File).ReadAt) })
+		b.Run(fmt.Sprintf("write %d KiB", size>>10), func(b *testing.B) { compare(b, subjects, size, (*os.File).WriteAt) })
+	}
+	for _, one := range subjects {
+		one.file.Close()
 	}
 }
 
@@ -163,36 +182,58 @@ func measureCalls(b *testing.B, pool driver.Pool, parameters map[string]string) 
 	})
 }
 
-// measureIO measures direct I/O on a device, one request after the other, over its
-// first volumeSize bytes, which have been written before.
-func measureIO(b *testing.B, path string) {
+// subject is a device that is compared with others.
+type subject struct {
+	name   string
+	file   *os.File
+	buffer []byte
+	// times are how long each round took.
+	times []time.Duration
+}
+
+// newSubject opens a device past the page cache, and writes its first volumeSize bytes.
+func newSubject(b *testing.B, name, path string) *subject {
+	b.Helper()
 	file, err := os.OpenFile(path, os.O_RDWR|unix.O_DIRECT, 0)
 	rig.Must(b, err)
-	defer file.Close()
 	buffer, err := unix.Mmap(-1, 0, rig.MiB, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
 	rig.Must(b, err)
-	defer unix.Munmap(buffer) //nolint:errcheck // The process ends soon.
-	rand.Read(buffer)         //nolint:errcheck // It never fails (crypto/rand).
+	b.Cleanup(func() { unix.Munmap(buffer) })
+	rand.Read(buffer) //nolint:errcheck // It never fails (crypto/rand).
 	for at := int64(0); at < volumeSize; at += rig.MiB {
 		_, err := file.WriteAt(buffer, at)
 		rig.Must(b, err)
 	}
-	for _, size := range []int64{4096, rig.MiB} {
-		part := buffer[:size]
-		at := func(i int) int64 { return int64(i) * 7919 * size % volumeSize / size * size }
-		b.Run(fmt.Sprintf("read %d KiB", size>>10), func(b *testing.B) {
-			b.SetBytes(size)
-			for i := range b.N {
-				_, err := file.ReadAt(part, at(i))
-				rig.Must(b, err)
-			}
-		})
-		b.Run(fmt.Sprintf("write %d KiB", size>>10), func(b *testing.B) {
-			b.SetBytes(size)
-			for i := range b.N {
-				_, err := file.WriteAt(part, at(i))
-				rig.Must(b, err)
-			}
-		})
+	return &subject{name: name, file: file, buffer: buffer}
+}
+
+const (
+	rounds = 40
+	// requests are how many make a round.
+	requests = 25
+)
+
+// compare makes rounds of requests of a size, one request at a time, with each subject
+// in turn, and reports the medians as multiples of the first subject's.
+func compare(b *testing.B, subjects []*subject, size int64, request func(*os.File, []byte, int64) (int, error)) {
+	for _, one := range subjects {
+		one.times = nil
 	}
+	for round := range rounds {
+		for _, one := range subjects {
+			start := time.Now()
+			for i := range requests {
+				at := int64(round*requests+i) * 7919 * size % volumeSize / size * size
+				_, err := request(one.file, one.buffer[:size], at)
+				rig.Must(b, err)
+			}
+			one.times = append(one.times, time.Since(start))
+		}
+	}
+	for _, one := range subjects {
+		slices.Sort(one.times)
+		ratio := float64(one.times[rounds/2]) / float64(subjects[0].times[rounds/2])
+		b.ReportMetric(ratio, strings.NewReplacer(" ", "-", ",", "").Replace(one.name)+"/bare")
+	}
+	b.ReportMetric(0, "ns/op") // It is the machine's.
 }

@@ -111,7 +111,11 @@ func newLVM(t *testing.T, thinPool string) driver.Pool {
 	medium := machine.Add(t, machine.Disk{Size: 160 * rig.MiB})
 	group := "vg-encrypted"
 	run(t, "", "lvm", "vgcreate", "--yes", "--physicalextentsize", "1M", group, medium.Path)
-	t.Cleanup(func() { run(t, "", "lvm", "vgremove", "--force", "--force", "--yes", group) })
+	t.Cleanup(func() {
+		if output, err := exec.Command("lvm", "vgremove", "--force", "--force", "--yes", group).CombinedOutput(); err != nil {
+			t.Errorf("lvm vgremove: %v\n%s", err, output)
+		}
+	})
 	if thinPool != "" {
 		run(t, "", "lvm", "lvcreate", "--yes", "--type", "thin-pool", "--size", "128M", "--name", thinPool, group)
 	}
