@@ -46,7 +46,11 @@ runtimes: deps ## Attach devices to pods of a real containerd, and to units of a
 
 .PHONY: test-vm
 test-vm: deps ## Run the tests that need real disks, in guest machines. As root.
-	go test -count=1 -timeout=60m -parallel=3 -run='^TestVM' $(TESTFLAGS) ./test/vm
+	go test -count=1 -timeout=60m -parallel=3 -run='^TestVM' -skip='KilledAfterEachStep$$' $(TESTFLAGS) ./test/vm
+
+.PHONY: crash-vm
+crash-vm: deps ## Kill the plugin after each of its steps with LVM, in a guest machine. Takes long. As root.
+	go test -count=1 -timeout=60m -run='^TestVM.*KilledAfterEachStep$$' $(TESTFLAGS) ./test/vm
 
 .PHONY: crash
 # The plugin that is killed is a process of its own, so the race detector, without
