@@ -37,12 +37,17 @@ test: deps ## Run the tests, as root: they use real devices, mounts and containe
 	cd deploy/monitoring && go test -count=1 $(TESTFLAGS) ./...
 	cd hack/cluster && go test -count=1 $(TESTFLAGS) ./...
 
-# Tests that start a whole container runtime, systemd, or machine.
-RUNTIMES := ^Test(CRI|Systemd|VM)
+# Tests with targets of their own: those that start a whole container runtime, systemd
+# or machine, and the doctor's many patients.
+RUNTIMES := ^Test(CRI|Systemd|VM|Doctor)
 
 .PHONY: runtimes
 runtimes: deps ## Attach devices to pods of a real containerd, and to units of a real systemd. As root.
 	go test -race -count=1 -p 1 -run='$(RUNTIMES)' $(TESTFLAGS) ./test/hotplug ./test/systemd
+
+.PHONY: doctor
+doctor: deps ## Plant each leftover that rawblockctl doctor knows, and see it found and mended. As root.
+	go test -count=1 -timeout=20m -run='^TestDoctor' $(TESTFLAGS) ./cmd/rawblockctl
 
 .PHONY: test-vm
 test-vm: deps ## Run the tests that need real disks, in guest machines. As root.
