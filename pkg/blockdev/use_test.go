@@ -58,6 +58,9 @@ func TestPartitionOfAMountedDisk(t *testing.T) {
 func TestSwap(t *testing.T) {
 	disk := rig.NewDisk(t, 16*rig.MiB)
 	partition := disk.AddPartition(t, 1)
+	// While it is open, udev does not have the kernel read the table again, which does
+	// not have the partition, when somebody has written to the disk.
+	open(t, partition)
 	for _, path := range []string{partition, disk.Path} {
 		run(t, "mkswap", path)
 		run(t, "swapon", path)

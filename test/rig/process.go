@@ -66,9 +66,14 @@ func (p *Process) Pid() int { return p.command.Process.Pid }
 
 // Runs reports whether the plugin has not ended.
 func (p *Process) Runs() bool {
-	// A process that ended and was not waited for has no command line.
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", p.Pid()))
-	return err == nil && len(text) > 0
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.Pid()))
+	if err != nil {
+		return false
+	}
+	// One that has ended and was not waited for is a zombie (proc_pid_stat(5)). It may
+	// also be so young that it has no command line yet.
+	state := text[bytes.LastIndexByte(text, ')')+1:]
+	return !bytes.HasPrefix(state, []byte(" Z")) && !bytes.HasPrefix(state, []byte(" X"))
 }
 
 // WaitStopped waits until the plugin has stopped itself (crashpoint).
