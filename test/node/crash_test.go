@@ -124,7 +124,7 @@ func (l *life) wantNothingLeft(t *testing.T) {
 	t.Helper()
 	wantAbsent(t, l.target)
 	wantEmpty(t, l.volume.Staging)
-	wantEmpty(t, l.stateDir, "admin.sock") // That of the plugin, which still runs.
+	wantEmpty(t, l.stateDir, "admin.sock", "lock") // Those of the plugin, which still runs.
 	if views := viewsOf(t, l.disk); views != 0 {
 		t.Errorf("%d read-only views are left", views)
 	}
