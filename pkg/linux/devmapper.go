@@ -168,7 +168,9 @@ func (c *MapperControl) ClearTable(number DeviceNumber) error {
 func (c *MapperControl) Suspend(ctx context.Context, number DeviceNumber) error {
 	request := newMapperRequest(number, unix.DM_SUSPEND_FLAG|unix.DM_NOFLUSH_FLAG|unix.DM_SKIP_LOCKFS_FLAG, nil)
 	_, err := c.send(unix.DM_DEV_SUSPEND, request, func(file Descriptor, command uint, arg unsafe.Pointer) error {
-		return ioctlUntil(ctx, file, command, arg)
+		// With a name beside the number, the kernel finds no mapping.
+		spoil := func() { (*unix.DmIoctl)(arg).Name[0] = 'x' }
+		return ioctlUntil(ctx, file, command, arg, spoil)
 	})
 	return err
 }
@@ -252,14 +254,16 @@ var mapperCommands = map[uint]string{
 }
 
 // ioctlUntil makes an ioctl that may wait in the kernel, where a signal interrupts it,
-// and gives up when ctx ends.
-func ioctlUntil(ctx context.Context, file Descriptor, request uint, arg unsafe.Pointer) error {
+// and gives up when ctx ends. Some kernels have an ioctl that was interrupted begin anew
+// by itself (signal(7), SA_RESTART, with which the Go runtime handles all signals), with
+// what the argument is by then: spoil makes it one that fails at once.
+func ioctlUntil(ctx context.Context, file Descriptor, request uint, arg unsafe.Pointer, spoil func()) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	thread := unix.Gettid()
 	returned := make(chan struct{})
 	var watching sync.WaitGroup
-	watching.Go(func() { interruptUntil(ctx, thread, returned) })
+	watching.Go(func() { interruptUntil(ctx, thread, returned, spoil) })
 	defer watching.Wait()
 	defer close(returned)
 	for {
@@ -267,11 +271,10 @@ func ioctlUntil(ctx context.Context, file Descriptor, request uint, arg unsafe.P
 			return ctx.Err()
 		}
 		_, _, errno := unix.Syscall(unix.SYS_IOCTL, file.Fd(), uintptr(request), uintptr(arg))
-		switch errno {
-		case 0:
+		switch {
+		case errno == 0:
 			return nil
-		case unix.EINTR:
-		default:
+		case errno != unix.EINTR && ctx.Err() == nil:
 			return errno
 		}
 	}

@@ -86,12 +86,13 @@ func formatTargets(table []MappingTarget) []byte {
 // interruptUntil interrupts what a thread does in the kernel once ctx has ended, until
 // it has returned. One signal could come just before the call, so there are more.
 // SIGURG is the one that the Go runtime itself sends to threads, and means nothing.
-func interruptUntil(ctx context.Context, thread int, returned <-chan struct{}) {
+func interruptUntil(ctx context.Context, thread int, returned <-chan struct{}, spoil func()) {
 	select {
 	case <-returned:
 		return
 	case <-ctx.Done():
 	}
+	spoil()
 	for {
 		unix.Tgkill(unix.Getpid(), thread, unix.SIGURG) //nolint:errcheck,gosec // The thread is locked and there.
 		select {
