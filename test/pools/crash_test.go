@@ -310,8 +310,8 @@ func (l *life) wantNothingLeft() {
 		l.Errorf("volumes are left: %v, %v", response, err)
 	}
 	records, err := os.ReadDir(l.stateDir)
-	// The plugin, which still runs, has its admin socket there.
-	records = slices.DeleteFunc(records, func(entry os.DirEntry) bool { return entry.Name() == "admin.sock" })
+	// The plugin, which still runs, has its admin socket and its lock there.
+	records = slices.DeleteFunc(records, func(entry os.DirEntry) bool { return entry.Name() == "admin.sock" || entry.Name() == "lock" })
 	if err != nil || len(records) != 0 {
 		l.Errorf("records are left: %v, %v", records, err)
 	}

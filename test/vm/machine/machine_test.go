@@ -32,8 +32,12 @@ func TestDisks(t *testing.T) {
 			}
 			if bus != machine.NVMe { // QEMU's has one size for life.
 				disk.Resize(t, 2*size)
-				if got, err := file.Seek(0, io.SeekEnd); err != nil || got != 2*size {
-					t.Errorf("%s has %d bytes after it grew, %v", disk.Path, got, err)
+				// The kernel is told of it in a moment.
+				for got := int64(0); got != 2*size; time.Sleep(time.Millisecond) {
+					var err error
+					if got, err = file.Seek(0, io.SeekEnd); err != nil || got != size && got != 2*size {
+						t.Fatalf("%s has %d bytes after it grew, %v", disk.Path, got, err)
+					}
 				}
 			}
 			disk.Break(t)
