@@ -43,7 +43,7 @@ RUNTIMES := ^Test(CRI|Systemd|VM|Doctor)
 
 .PHONY: runtimes
 runtimes: deps ## Attach devices to pods of a real containerd, and to units of a real systemd. As root.
-	go test -race -count=1 -p 1 -run='$(RUNTIMES)' $(TESTFLAGS) ./test/hotplug ./test/systemd
+	go test -race -count=1 -p 1 -run='^Test(CRI|Systemd)' $(TESTFLAGS) ./test/hotplug ./test/systemd
 
 .PHONY: doctor
 doctor: deps ## Plant each leftover that rawblockctl doctor knows, and see it found and mended. As root.
