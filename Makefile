@@ -8,6 +8,9 @@ VERSION ?= $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 FUZZTIME  ?= 10s
 BENCHTIME ?= 20x
 
+# Which tests in guest machines `make test-vm` runs.
+GUESTS ?= ^TestVM
+
 # Extra flags for `make test`, such as -run=TestX.
 TESTFLAGS ?=
 
@@ -51,7 +54,7 @@ doctor: deps ## Plant each leftover that rawblockctl doctor knows, and see it fo
 
 .PHONY: test-vm
 test-vm: deps ## Run the tests that need real disks, in guest machines. As root.
-	go test -count=1 -timeout=60m -parallel=3 -run='^TestVM' -skip='KilledAfterEachStep$$' $(TESTFLAGS) ./test/vm
+	go test -count=1 -timeout=60m -parallel=3 -run='$(GUESTS)' -skip='KilledAfterEachStep$$' $(TESTFLAGS) ./test/vm
 
 .PHONY: crash-vm
 crash-vm: deps ## Kill the plugin after each of its steps with LVM, in a guest machine. Takes long. As root.
