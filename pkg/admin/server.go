@@ -56,8 +56,8 @@ const (
 )
 
 // Serve serves on a socket at the path until ctx ends, then lets running calls end,
-// and returns nil. Without a node (nil) only attachments are served. The context of a call ends when its client goes away. The logger
-// of ctx is that of all calls.
+// and returns nil. Without a node (nil) only attachments are served. The context of a
+// call ends when its client goes away. The logger of ctx is that of all calls.
 //
 // Errors: volume.ErrPrecondition where another process has the socket, or something
 // else is at the path; volume.ErrInvalid where the path is too long.

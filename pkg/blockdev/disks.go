@@ -215,12 +215,16 @@ func readFlag(folder, name string) (bool, error) {
 	return number != 0, err
 }
 
-func readNumber(folder, name string) (uint64, error) {
+func readNumber(folder, name string) (uint64, error) { return readInBase(folder, name, 10) }
+
+// readInBase reads a number in a base, or, where that is 0, in the one that its prefix
+// says.
+func readInBase(folder, name string, base int) (uint64, error) {
 	text, err := readText(folder, name)
 	if err != nil {
 		return 0, err
 	}
-	number, err := strconv.ParseUint(text, 10, 64)
+	number, err := strconv.ParseUint(text, base, 64)
 	if err != nil {
 		return 0, fmt.Errorf("%s: %w", name, err)
 	}

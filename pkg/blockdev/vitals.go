@@ -213,17 +213,7 @@ func (v *Vitals) readDriver(folder string) error {
 
 var nvmeController = regexp.MustCompile(`^nvme[0-9]+$`)
 
-func readHex(folder, name string) (uint64, error) {
-	text, err := readText(folder, name)
-	if err != nil {
-		return 0, err
-	}
-	number, err := strconv.ParseUint(text, 0, 64)
-	if err != nil {
-		return 0, fmt.Errorf("%s: %w", name, err)
-	}
-	return number, nil
-}
+func readHex(folder, name string) (uint64, error) { return readInBase(folder, name, 0) }
 
 // readBelow finds what a device is made of.
 func (s Sysfs) readBelow(v *Vitals, folder, disk string) error {

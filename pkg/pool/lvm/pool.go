@@ -75,9 +75,9 @@ type Pool struct {
 	status Status
 }
 
-// New opens a pool; NewThin opens one that has a thin pool. A volume group that is not there, or cannot be used, is no error: its
-// disks may come later, and calls say so until then. Errors: volume.ErrInvalid for an
-// option.
+// New opens a pool; NewThin opens one that has a thin pool. A volume group that is not
+// there, or cannot be used, is no error: its disks may come later, and calls say so
+// until then. Errors: volume.ErrInvalid for an option.
 func New(ctx context.Context, name string, options Options, programs lvm.Programs, sysfs blockdev.Sysfs) (*Pool, error) {
 	if err := lvm.CheckName(options.VolumeGroup); err != nil {
 		return nil, fmt.Errorf("volume group: %w", err)
