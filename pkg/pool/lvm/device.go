@@ -14,8 +14,8 @@ import (
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
 )
 
-// Activate returns the device of a volume; see driver.Pool. For one that is active, no
-// program is run.
+// Activate returns the device of a volume; see driver.Pool. For one that is
+// active, its device is found without a program.
 func (p *Pool) Activate(ctx context.Context, name string) (*blockdev.Device, error) {
 	unlock, err := p.busy.Lock("volume " + name)
 	if err != nil {
