@@ -123,10 +123,10 @@ func TestRestart(t *testing.T) {
 	create(t, pool, "a", 4*rig.MiB)
 	fill(t, pool, "a", "a")
 	for name, end := range map[string]func(){
-		"plugin":  pool.Close,
+		"plugin":  func() { pool.Close() },
 		"machine": func() { closePool(t, pool, options) },
 	} {
-		end()
+		end() // Of the pool that is open now: two would fight for the disk.
 		pool = newPool(t, options)
 		info, err := pool.Get(rig.Context(t), "a")
 		if err != nil || info.Size != 4*rig.MiB {
