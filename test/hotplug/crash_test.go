@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/rawblock-csi/rawblock-csi/pkg/admin"
 	"github.com/rawblock-csi/rawblock-csi/pkg/hotplug"
@@ -114,7 +113,7 @@ func TestKilledBetweenAnyTwoSteps(t *testing.T) {
 		}
 		plugin.Kill()
 		_, client = l.start(t, binary)
-		eventually(t, func() error { return settled(t, client) })
+		rig.Eventually(t, func() error { return settled(t, client) })
 		list, err := client.List(rig.Context(t))
 		rig.Must(t, err)
 		if len(list) == 0 {
@@ -142,7 +141,7 @@ func TestContainerKilledBetweenAnyTwoSteps(t *testing.T) {
 		if err := <-lived; err != nil && !errors.Is(err, volume.ErrNotFound) {
 			t.Errorf("it ended with %v; want that the container has ended, if anything", err)
 		}
-		eventually(t, func() error {
+		rig.Eventually(t, func() error {
 			list, err := client.List(rig.Context(t))
 			if err == nil && len(list) > 0 {
 				err = fmt.Errorf("there are %+v", list)
@@ -161,20 +160,4 @@ func settled(t *testing.T, client *admin.Client) error {
 		err = fmt.Errorf("there are %+v", list)
 	}
 	return err
-}
-
-// eventually waits until something is as it should be.
-func eventually(t *testing.T, is func() error) {
-	t.Helper()
-	ctx := rig.Context(t)
-	for {
-		err := is()
-		if err == nil {
-			return
-		}
-		if ctx.Err() != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
 }

@@ -63,7 +63,7 @@ func TestVMRevokeKilledBetweenAnyTwoSteps(t *testing.T) {
 			}
 			plugin.Kill()
 			plugin, client = r.start(t, binary)
-			eventually(t, func() error {
+			rig.Eventually(t, func() error {
 				list, err := client.List(rig.Context(t))
 				if err == nil && len(list) > 0 {
 					err = fmt.Errorf("there are %+v", list)

@@ -21,9 +21,13 @@ func (d *Disk) AddPartition(t testing.TB, number int32) string {
 	partition := unix.BlkpgPartition{Start: MiB + int64(number-1)*PartitionSize, Length: PartitionSize, Pno: number}
 	Must(t, d.blkpg(unix.BLKPG_ADD_PARTITION, &partition))
 	t.Cleanup(func() {
-		if err := d.blkpg(unix.BLKPG_DEL_PARTITION, &partition); err != nil && !errors.Is(err, unix.ENXIO) {
-			t.Error(err)
-		}
+		Eventually(t, func() error {
+			err := d.blkpg(unix.BLKPG_DEL_PARTITION, &partition)
+			if errors.Is(err, unix.ENXIO) {
+				return nil
+			}
+			return err
+		})
 	})
 	return d.PartitionPath(int(number))
 }

@@ -191,3 +191,18 @@ func leftovers(folder string, before inventory) []string {
 	slices.Sort(left)
 	return left
 }
+
+// Eventually repeats what takes the machine its time, or what others, such as udev, may
+// be in the way of for a moment, until it has no error.
+func Eventually(t testing.TB, what func() error) {
+	t.Helper()
+	// What works never comes near to this: a guest that is emulated beside others is slow.
+	const limit = 3 * time.Minute
+	var err error
+	for end := time.Now().Add(limit); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		if err = what(); err == nil {
+			return
+		}
+	}
+	t.Fatal(err)
+}

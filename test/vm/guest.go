@@ -5,7 +5,8 @@
 // for the next run. QEMU emulates it (KVM is not needed), so what runs inside is
 // slow: programs are built outside, and one boot serves many tests. Tests below
 // this folder run inside (package machine says what they can ask for) and are
-// started by the tests of this package, whose names begin with TestVM.
+// started by the tests of this package, whose names begin with TestVM. Which of those
+// inside run can be narrowed with RAWBLOCK_VM_RUN, as with -run.
 package vm
 
 import (

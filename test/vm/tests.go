@@ -17,6 +17,9 @@ import (
 // testLimit bounds a package's tests in a guest.
 const testLimit = 15 * time.Minute
 
+// runVariable narrows the tests that run inside, as -run does those outside.
+const runVariable = "RAWBLOCK_VM_RUN"
+
 // module is the path that the packages of Test are in.
 const module = "github.com/rawblock-csi/rawblock-csi/"
 
@@ -34,6 +37,9 @@ func (g *Guest) TestWith(t testing.TB, environment []string, name string, args .
 	ctx, cancel := context.WithTimeout(t.Context(), testLimit)
 	defer cancel()
 	name = strings.TrimPrefix(name, "./")
+	if only := os.Getenv(runVariable); only != "" {
+		args = append(args, "-test.run="+only)
+	}
 	inside := g.putTests(ctx, t, name)
 	results := watch(t.Name())
 	err := g.Execute(ctx, results, wire.Command{

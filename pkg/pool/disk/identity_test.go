@@ -100,13 +100,13 @@ func TestPartitionsOfTheKernelAreMended(t *testing.T) {
 		"of nobody": func() { rig.Must(t, device.AddPartition(9, 2*rig.MiB, 8*rig.MiB)) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			eventually(t, func() error { return device.DeletePartition(2) })
+			rig.Eventually(t, func() error { return device.DeletePartition(2) })
 			change()
 			wantFilled(t, pool, "a", "a")
 		})
 	}
 	t.Run("elsewhere and in use", func(t *testing.T) {
-		eventually(t, func() error { return device.DeletePartition(2) })
+		rig.Eventually(t, func() error { return device.DeletePartition(2) })
 		rig.Must(t, device.AddPartition(2, 8*rig.MiB, 4*rig.MiB))
 		held, err := os.Open(d.PartitionPath(2))
 		rig.Must(t, err)

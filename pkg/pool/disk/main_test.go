@@ -8,7 +8,6 @@ import (
 	"os"
 	"strings"
 	"testing"
-	"time"
 
 	"k8s.io/klog/v2"
 
@@ -90,26 +89,13 @@ func forgetPartitions(t testing.TB, path string) {
 	partitions, err := sysfs.Partitions(device.Number())
 	rig.Must(t, err)
 	for _, partition := range partitions {
-		eventually(t, func() error { return device.DeletePartition(partition.Index) })
+		rig.Eventually(t, func() error { return device.DeletePartition(partition.Index) })
 	}
-}
-
-// eventually repeats what others, such as udev, may be in the way of for a moment.
-func eventually(t testing.TB, what func() error) {
-	t.Helper()
-	var err error
-	for range 600 {
-		if err = what(); err == nil {
-			return
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
-	t.Fatal(err)
 }
 
 func waitForWipe(t *testing.T, pool *disk.Pool) {
 	t.Helper()
-	eventually(t, func() error {
+	rig.Eventually(t, func() error {
 		for _, d := range pool.Status().Disks {
 			if len(d.Wiping) > 0 {
 				return errors.New("the pool does not end its wiping")

@@ -102,7 +102,7 @@ func TestSpaceThatCannotBeWiped(t *testing.T) {
 		entry.Type, entry.ID, entry.Attributes = disk.WipingType, gpt.NewGUID(), secure
 	})
 	again := openPool(t, "fast", options)
-	eventually(t, func() error {
+	rig.Eventually(t, func() error {
 		wiping := again.Status().Disks[0].Wiping
 		if len(wiping) == 1 && wiping[0].Err != nil && strings.Contains(wiping[0].Err.Error(), "BLKSECDISCARD") {
 			return nil
@@ -123,7 +123,7 @@ func TestWipingInSteps(t *testing.T) {
 	fill(t, pool, "a", "x")
 	rig.Must(t, pool.Delete(rig.Context(t), "a"))
 	seen := map[int]bool{}
-	eventually(t, func() error {
+	rig.Eventually(t, func() error {
 		status := pool.Status().Disks[0]
 		seen[int(status.Free/rig.MiB)] = true
 		if len(status.Wiping) > 0 {
@@ -158,7 +158,7 @@ func TestWipingSpaceThatIsHeld(t *testing.T) {
 	rig.Must(t, err)
 	defer held.Close()
 	again := openPool(t, "fast", options)
-	eventually(t, func() error {
+	rig.Eventually(t, func() error {
 		if wiping := again.Status().Disks[0].Wiping; len(wiping) == 1 && wiping[0].Err != nil {
 			wantError(t, wiping[0].Err, volume.ErrInUse, "delete partition 2")
 			return nil

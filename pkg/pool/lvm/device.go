@@ -22,10 +22,8 @@ func (p *Pool) Activate(ctx context.Context, name string) (*blockdev.Device, err
 		return nil, err
 	}
 	defer unlock()
-	if known, ok := p.known(name); ok {
-		if opened, err := p.open(known); err == nil {
-			return opened, nil
-		}
+	if _, opened, ok := p.openKnown(name); ok {
+		return opened, nil
 	}
 	g, err := p.look(ctx)
 	if err != nil {
@@ -42,7 +40,7 @@ func (p *Pool) Activate(ctx context.Context, name string) (*blockdev.Device, err
 	if err != nil {
 		return nil, fmt.Errorf("volume %s of pool %s: %w", name, p.name, err)
 	}
-	p.remember(name, deviceOf(g.Group, e))
+	p.remember(active{deviceOf(g.Group, e), e.info()})
 	return opened, nil
 }
 
@@ -106,7 +104,7 @@ func (p *Pool) Deactivate(ctx context.Context, name string) error {
 		return err
 	}
 	defer unlock()
-	if known, ok := p.known(name); ok && !p.isActive(known) {
+	if known, ok := p.recall(name); ok && !p.isActive(known.device) {
 		return nil
 	}
 	err = p.inTurn(ctx, func(ctx context.Context) error {
@@ -138,11 +136,11 @@ func (p *Pool) Deactivate(ctx context.Context, name string) error {
 //
 //nolint:contextcheck // The kernel answers at once.
 func (p *Pool) removeStale(name string) error {
-	known, ok := p.known(name)
+	known, ok := p.recall(name)
 	if !ok {
 		return nil
 	}
-	opened, err := p.open(known)
+	opened, err := p.open(known.device)
 	if err == nil {
 		opened.Close()
 	}
@@ -224,24 +222,45 @@ func (p *Pool) user(info linux.MappingInfo) error {
 	return nil
 }
 
-func (p *Pool) known(name string) (device, bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	d, ok := p.devices[name]
-	return d, ok
+// active is a volume that has, or had, its device.
+type active struct {
+	device
+	info volume.Info // The size is that of the time when the device was made.
 }
 
-func (p *Pool) remember(name string, d device) {
+// openKnown opens the device of a volume that was activated before, if it is there and
+// works.
+func (p *Pool) openKnown(name string) (volume.Info, *blockdev.Device, bool) {
+	known, ok := p.recall(name)
+	if !ok {
+		return volume.Info{}, nil, false
+	}
+	opened, err := p.open(known.device)
+	if err != nil {
+		return volume.Info{}, nil, false
+	}
+	known.info.Size = opened.Size()
+	return known.info, opened, true
+}
+
+func (p *Pool) recall(name string) (active, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.devices[name] = d
+	known, ok := p.known[name]
+	return known, ok
+}
+
+func (p *Pool) remember(known active) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.known[known.info.Name] = known
 }
 
 // forget forgets a volume that was deleted.
 func (p *Pool) forget(name string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	delete(p.devices, name)
+	delete(p.known, name)
 	p.status.entries = maps.Clone(p.status.entries) // Others may have the old one.
 	delete(p.status.entries, name)
 }

@@ -65,8 +65,8 @@ type Pool struct {
 	mu sync.Mutex
 	// unfinished are the names of logical volumes that a call of this process makes.
 	unfinished map[string]struct{}
-	// devices are the volumes that were found last, by their names.
-	devices map[string]device
+	// known are the volumes that were activated last, by their names.
+	known map[string]active
 	// wiping is what is to be wiped, by the UUID of the logical volume; wiper says that
 	// somebody does.
 	wiping map[string]*progress
@@ -94,7 +94,7 @@ func New(ctx context.Context, name string, options Options, programs lvm.Program
 	p := &Pool{
 		name: name, options: options, wipe: wipe, lvm: lvm.New(programs), sysfs: sysfs, metrics: newMetrics(name),
 		logger: klog.FromContext(ctx).WithValues("pool", name, "volumeGroup", options.VolumeGroup), turn: make(chan struct{}, 1),
-		unfinished: map[string]struct{}{}, devices: map[string]device{}, wiping: map[string]*progress{},
+		unfinished: map[string]struct{}{}, known: map[string]active{}, wiping: map[string]*progress{},
 	}
 	p.background, p.stop = context.WithCancel(klog.NewContext(context.WithoutCancel(ctx), p.logger))
 	p.workers.Go(p.watch) // Nobody waits for a disk that does not answer.

@@ -20,6 +20,9 @@ func (p *Pool) Create(ctx context.Context, spec volume.Spec) (volume.Info, error
 	if err != nil {
 		return volume.Info{}, err
 	}
+	if !spec.Encryption.Known() {
+		return volume.Info{}, fmt.Errorf("%w: encryption %q is unknown", volume.ErrInvalid, spec.Encryption)
+	}
 	if spec.Source != (volume.Source{}) && p.options.ThinPool == "" {
 		return volume.Info{}, fmt.Errorf("%w: a pool of thick logical volumes has no snapshots and clones; use one with a thin pool, or a pool of files", volume.ErrInvalid)
 	}
@@ -160,8 +163,13 @@ func (p *Pool) finish(ctx context.Context, made entry) (entry, error) {
 	return e, err
 }
 
-// Get returns a volume; see driver.Pool.
+// Get returns a volume; see driver.Pool. Of one that has its device, no program is asked:
+// the size is that of the device, and the rest is as it was made.
 func (p *Pool) Get(ctx context.Context, name string) (volume.Info, error) {
+	if info, opened, ok := p.openKnown(name); ok {
+		opened.Close()
+		return info, nil
+	}
 	e, err := p.get(ctx, name)
 	if err != nil {
 		return volume.Info{}, err

@@ -31,11 +31,11 @@ func TestUdevDisksThatComeAndGo(t *testing.T) {
 	stopAsking := askAllTheTime(t, pool)
 	for range 3 {
 		ours.Plug(t)
-		eventually(t, func() error { _, err := pool.Get(rig.Context(t), "a"); return err })
+		rig.Eventually(t, func() error { _, err := pool.Get(rig.Context(t), "a"); return err })
 		ours.Unplug(t)
 		theirs.Plug(t)
 		t.Logf("%s after %s", theirs.Path, ours.Path)
-		eventually(t, func() error {
+		rig.Eventually(t, func() error {
 			if state, _ := refusal(pool, theirs.Name); state != "occupied" {
 				return errors.New("the pool does not refuse the disk")
 			}

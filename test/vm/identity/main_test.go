@@ -70,7 +70,7 @@ func try(command ...string) (string, error) {
 func undo(t *testing.T, command ...string) {
 	t.Helper()
 	t.Cleanup(func() {
-		eventually(t, func() error {
+		rig.Eventually(t, func() error {
 			output, err := try(command...)
 			if err != nil {
 				return fmt.Errorf("%s: %w\n%s", strings.Join(command, " "), err, output)
@@ -78,19 +78,6 @@ func undo(t *testing.T, command ...string) {
 			return nil
 		})
 	})
-}
-
-// eventually repeats what others, such as udev, may be in the way of for a moment.
-func eventually(t testing.TB, what func() error) {
-	t.Helper()
-	var err error
-	for range 600 {
-		if err = what(); err == nil {
-			return
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
-	t.Error(err)
 }
 
 // quiet is a context whose logger says nothing.
@@ -111,7 +98,7 @@ func openPool(t *testing.T, match disk.Selector) *disk.Pool {
 // create makes a volume as soon as there is space for it.
 func create(t *testing.T, pool *disk.Pool, name string, size uint64) {
 	t.Helper()
-	eventually(t, func() error {
+	rig.Eventually(t, func() error {
 		_, err := pool.Create(rig.Context(t), volume.Spec{Name: name, Size: volume.Range{Required: size}})
 		return err
 	})
@@ -184,7 +171,7 @@ func settled(t *testing.T, name string) int {
 	t.Helper()
 	run(t, "sync")
 	before := -1
-	eventually(t, func() error {
+	rig.Eventually(t, func() error {
 		now := changes(t, name)
 		if now != before {
 			before = now

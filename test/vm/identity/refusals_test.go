@@ -170,7 +170,7 @@ func sfdisk(t *testing.T, d *machine.Plugged, script string) {
 	if output, err := command.CombinedOutput(); err != nil {
 		t.Fatalf("sfdisk: %v\n%s", err, output)
 	}
-	eventually(t, func() error { _, err := os.Stat(d.Path + "1"); return err })
+	rig.Eventually(t, func() error { _, err := os.Stat(d.Path + "1"); return err })
 }
 
 func group(t *testing.T, d *machine.Plugged) {
@@ -268,7 +268,7 @@ func middle(t *testing.T, d *machine.Plugged) {
 func system(t *testing.T, d *machine.Plugged) {
 	t.Helper()
 	sfdisk(t, d, "label: gpt\nsize=64MiB, type=uefi\ntype=linux\n")
-	eventually(t, func() error { _, err := os.Stat(d.Path + "2"); return err })
+	rig.Eventually(t, func() error { _, err := os.Stat(d.Path + "2"); return err })
 	run(t, "mkfs.vfat", d.Path+"1")
 	run(t, "mkfs.ext4", "-q", d.Path+"2")
 }

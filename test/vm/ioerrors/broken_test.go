@@ -136,7 +136,7 @@ func TestBrokenDuringAWipe(t *testing.T) {
 	victim := n.provision(t, "victim", size-overhead)
 	rig.Must(t, n.remove(rig.Context(t), victim))
 	d.Break(t)
-	eventually(t, func() error {
+	rig.Eventually(t, func() error {
 		disks := n.pool.Status().Disks
 		if len(disks) == 1 && len(disks[0].Wiping) == 1 && disks[0].Wiping[0].Err != nil {
 			t.Logf("Wiping fails with %d of %d bytes left: %v.", disks[0].Wiping[0].Left, disks[0].Wiping[0].Size, disks[0].Wiping[0].Err)

@@ -51,7 +51,7 @@ func TestHungDisk(t *testing.T) {
 
 	hung.Hang(t)
 	reader := readDirect(t, target)
-	eventually(t, func() error { return reader.stuck() })
+	rig.Eventually(t, func() error { return reader.stuck() })
 
 	stats := func(volume *rig.Volume, path string) func(context.Context) error {
 		return func(ctx context.Context) error {
@@ -117,7 +117,7 @@ func TestHungDisk(t *testing.T) {
 func TestHungDiskWhenThePluginEnds(t *testing.T) {
 	hung := newDisk(t, machine.SCSI, "hung", 96*rig.MiB)
 	plugin := rig.StartWithPools(t, "[{name: fast, disk: {match: {serial: errors-*}}}]", rig.Build(t, ""), rig.KubeletDir(t), rig.StateDir(t))
-	eventually(t, func() error {
+	rig.Eventually(t, func() error {
 		_, err := plugin.CreateVolume(rig.Context(t), createRequest("first", 4*rig.MiB))
 		return err
 	})
@@ -127,7 +127,7 @@ func TestHungDiskWhenThePluginEnds(t *testing.T) {
 	rig.Must(t, victim.Publish(rig.Context(t), target))
 	hung.Hang(t)
 	reader := readDirect(t, target)
-	eventually(t, func() error { return reader.stuck() })
+	rig.Eventually(t, func() error { return reader.stuck() })
 	if returns(t, "create, on the hung disk", func(ctx context.Context) error {
 		_, err := plugin.CreateVolume(ctx, createRequest("second", 4*rig.MiB))
 		return err
@@ -137,7 +137,7 @@ func TestHungDiskWhenThePluginEnds(t *testing.T) {
 	began := time.Now()
 	ended := make(chan error, 1)
 	go func() { ended <- plugin.Stop() }()
-	eventually(t, func() error {
+	rig.Eventually(t, func() error {
 		threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", plugin.Pid()))
 		if err == nil && len(threads) > 2 {
 			err = fmt.Errorf("the plugin still has %d threads", len(threads))

@@ -10,7 +10,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/go-logr/logr/funcr"
@@ -95,7 +94,7 @@ func open(t *testing.T, options disk.Options) *node {
 // waitForDisks waits until so many disks are in the pool, and wiped.
 func (n *node) waitForDisks(t *testing.T, count int) {
 	t.Helper()
-	eventually(t, func() error {
+	rig.Eventually(t, func() error {
 		_, err := n.GetCapacity(rig.Context(t), &csi.GetCapacityRequest{}) // It has the pool look.
 		rig.Must(t, err)
 		got := n.pool.Status()
@@ -169,7 +168,7 @@ func (n *node) refusal(t *testing.T, name string) (state, reason string) {
 // wantHealth checks that the health report of a volume has a reason in the end.
 func (n *node) wantHealth(t *testing.T, volume *rig.Volume, reason string) {
 	t.Helper()
-	eventually(t, func() error {
+	rig.Eventually(t, func() error {
 		response, err := n.NodeGetVolumeHealth(rig.Context(t), &csi.NodeGetVolumeHealthRequest{VolumeId: volume.ID})
 		rig.Must(t, err)
 		for _, found := range response.GetVolumeHealth().GetHealthStatuses() {
@@ -180,18 +179,6 @@ func (n *node) wantHealth(t *testing.T, volume *rig.Volume, reason string) {
 		}
 		return fmt.Errorf("the health of %s is %v, want %s", volume.ID, response.GetVolumeHealth().GetHealthStatuses(), reason)
 	})
-}
-
-// eventually repeats what takes the machine its time.
-func eventually(t testing.TB, what func() error) {
-	t.Helper()
-	var err error
-	for end := time.Now().Add(3 * time.Minute); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
-		if err = what(); err == nil {
-			return
-		}
-	}
-	t.Fatal(err)
 }
 
 func wantCode(t *testing.T, err error, code codes.Code) {

@@ -36,7 +36,7 @@ func newMapping(t *testing.T, name string, size int64) *mapping {
 		m.set(t, m.linear(0, m.sectors))
 		run(t, "dmsetup", "remove", "--retry", m.name)
 	})
-	eventually(t, func() error {
+	rig.Eventually(t, func() error {
 		_, err := os.Stat(m.path)
 		return err
 	})
@@ -185,6 +185,6 @@ func forgetPartitions(t *testing.T, path string) {
 	partitions, err := sysfs.Partitions(device.Number())
 	rig.Must(t, err)
 	for _, partition := range partitions {
-		eventually(t, func() error { return device.DeletePartition(partition.Index) })
+		rig.Eventually(t, func() error { return device.DeletePartition(partition.Index) })
 	}
 }

@@ -274,3 +274,35 @@ func TestCopiesOfVolumeInUse(t *testing.T) {
 		rig.Must(t, pool.Deactivate(context.Background(), name))
 	}
 }
+
+// To publish a volume that is staged needs no program of LVM, which may wait for others:
+// here none can run, its context having ended.
+func TestActiveNeedsNoProgram(t *testing.T) {
+	m := newGroup(t, 512, 64*rig.MiB)
+	pool := m.open(t)
+	want := create(t, pool, "a", size)
+	ended, cancel := context.WithCancel(rig.Context(t))
+	cancel()
+	if _, err := pool.Get(ended, "a"); err == nil {
+		t.Fatal("a volume without a device is found without a program")
+	}
+	path := node(t, pool, "a")
+	if got, err := pool.Get(ended, "a"); err != nil || got != want {
+		t.Errorf("it is %+v (%v), not %+v", got, err, want)
+	}
+	if device, err := pool.Activate(ended, "a"); err != nil {
+		t.Error(err)
+	} else if device.Close(); device.Node().Name() != path {
+		t.Errorf("its device is %s, not %s", device.Node().Name(), path)
+	}
+	grown, err := pool.Expand(rig.Context(t), "a", sized(2*size))
+	rig.Must(t, err)
+	if got, err := pool.Get(ended, "a"); err != nil || got.Size != grown {
+		t.Errorf("once it has grown to %d bytes it is %+v (%v)", grown, got, err)
+	}
+	rig.Must(t, pool.Deactivate(rig.Context(t), "a"))
+	rig.Must(t, pool.Delete(rig.Context(t), "a"))
+	if got, err := pool.Get(rig.Context(t), "a"); !errors.Is(err, volume.ErrNotFound) {
+		t.Errorf("once it was deleted it is %+v (%v)", got, err)
+	}
+}

@@ -50,7 +50,7 @@ func TestDiskOfAFilePool(t *testing.T) {
 	}
 	rig.Must(t, n.provisionNamed(t, "live", "new").Stage(ctx))
 	rig.Must(t, n.Provisioned(t, "live/new@"+rig.NodeID).Unstage(ctx))
-	eventually(t, func() error {
+	rig.Eventually(t, func() error {
 		loops, err := filepath.Glob("/sys/block/loop*/loop")
 		if err == nil && len(loops) > 1 {
 			err = errNotYet

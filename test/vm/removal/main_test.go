@@ -16,7 +16,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/prometheus/client_golang/prometheus"
@@ -144,7 +143,7 @@ func (n *node) named(t *testing.T, name string) *rig.Volume {
 // linkOf waits for udev to make the link of a disk.
 func linkOf(t *testing.T, name string) (link string) {
 	t.Helper()
-	eventually(t, func() error {
+	rig.Eventually(t, func() error {
 		links, err := filepath.Glob(byID + "/*" + serialOf(name))
 		rig.Must(t, err)
 		if len(links) == 0 {
@@ -280,7 +279,7 @@ func (n *node) comeBack(t *testing.T, data string) {
 		n.wantVolumes(t, n.bystander, n.volume)
 	}
 	// The link of udev comes and goes a few times, and kubelet repeats its calls.
-	eventually(t, func() error { return n.volume.Stage(rig.Context(t)) })
+	rig.Eventually(t, func() error { return n.volume.Stage(rig.Context(t)) })
 	rig.Must(t, n.volume.Publish(rig.Context(t), n.target))
 	if got := rig.ReadAt(t, n.target, len(data), 0); got != data {
 		t.Errorf("the volume has %q after the disk came back, want %q", got, data)
@@ -293,7 +292,7 @@ func (n *node) comeBack(t *testing.T, data string) {
 // that changes, such as udev, is in the way of the first attempt.
 func (n *node) waitForDisks(t *testing.T, count int) {
 	t.Helper()
-	eventually(t, func() error {
+	rig.Eventually(t, func() error {
 		_, err := n.GetCapacity(rig.Context(t), &csi.GetCapacityRequest{}) // It has the pool look.
 		rig.Must(t, err)
 		status := n.pool.Status()
@@ -307,18 +306,6 @@ func (n *node) waitForDisks(t *testing.T, count int) {
 		}
 		return nil
 	})
-}
-
-// eventually repeats what takes the machine its time.
-func eventually(t testing.TB, what func() error) {
-	t.Helper()
-	var err error
-	for end := time.Now().Add(3 * time.Minute); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
-		if err = what(); err == nil {
-			return
-		}
-	}
-	t.Fatal(err)
 }
 
 func wantCode(t *testing.T, err error, code codes.Code) {

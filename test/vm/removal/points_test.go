@@ -141,7 +141,7 @@ func (n *node) wantHealth(t *testing.T, reason string) {
 
 func wantNoViews(t *testing.T) {
 	t.Helper()
-	eventually(t, func() error {
+	rig.Eventually(t, func() error {
 		if backing, err := os.ReadFile("/sys/block/loop0/loop/backing_file"); err == nil {
 			return errors.New("the read-only view is still there, over " + string(backing))
 		}

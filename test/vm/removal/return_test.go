@@ -35,7 +35,7 @@ func TestBackUnderAnotherName(t *testing.T) {
 				n.waitForDisks(t, 2)
 			}
 			// As kubelet does when it restarts.
-			eventually(t, func() error { return is(n.volume.Stage(ctx), codes.FailedPrecondition) })
+			rig.Eventually(t, func() error { return is(n.volume.Stage(ctx), codes.FailedPrecondition) })
 			wantCode(t, n.volume.Publish(ctx, n.target), codes.FailedPrecondition)
 			_, err := n.NodeGetVolumeStats(ctx, &csi.NodeGetVolumeStatsRequest{VolumeId: n.volume.ID, VolumePath: n.target})
 			wantCode(t, err, codes.NotFound)
@@ -103,7 +103,7 @@ func TestBlankDiskInItsPlace(t *testing.T) {
 		}
 	}
 	n.tearDown(t)
-	eventually(t, func() error {
+	rig.Eventually(t, func() error {
 		_, err := pool.Capacity(ctx, nil)
 		rig.Must(t, err)
 		if len(pool.Status().Disks) != 1 {
@@ -132,19 +132,28 @@ func TestKubeletsLockKeepsTheNumber(t *testing.T) {
 }
 
 // inPlaceOf plugs a disk in that gets the name of one that was pulled, and returns it
-// and its serial number. The kernel gives the first name that is free, so others may
-// have to take those before it.
+// and its serial number. The kernel gives the first name that is free: others may have
+// to take those before it, and that of the one that was pulled is free only once the
+// kernel has let go of it, some time after the last who had it open.
 func inPlaceOf(t *testing.T, pulled *machine.Plugged, serial string) (*machine.Plugged, string) {
 	t.Helper()
-	for number := range uint64(6) {
-		its := fmt.Sprintf("%s-%d", serial, number)
+	var found *machine.Plugged
+	var its string
+	number := uint64(0)
+	rig.Eventually(t, func() error {
+		its = fmt.Sprintf("%s-%d", serial, number)
 		added := machine.Add(t, machine.Disk{Size: victimSize, Serial: its, WWN: 0x5000c50000000010 + number})
-		if added.Name == pulled.Name {
-			return added, its
+		number++
+		switch {
+		case added.Name == pulled.Name:
+			found = added
+			return nil
+		case added.Name > pulled.Name:
+			added.Unplug(t)
 		}
-	}
-	t.Fatalf("no disk gets the name %s", pulled.Name)
-	return nil, ""
+		return fmt.Errorf("the disk got the name %s, not %s", added.Name, pulled.Name)
+	})
+	return found, its
 }
 
 func numberAt(t *testing.T, path string) linux.DeviceNumber {

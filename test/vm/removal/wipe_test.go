@@ -26,7 +26,7 @@ func TestPulledDuringAWipe(t *testing.T) {
 	n.target = n.volume.Target(t, "pod")
 	n.writeLetter(t)
 	n.remove(t)
-	eventually(t, func() error {
+	rig.Eventually(t, func() error {
 		for _, d := range n.pool.Status().Disks {
 			if len(d.Wiping) == 1 && d.Wiping[0].Left < d.Wiping[0].Size {
 				return nil
@@ -35,7 +35,7 @@ func TestPulledDuringAWipe(t *testing.T) {
 		return errors.New("the wiping has not begun")
 	})
 	n.disk.Unplug(t)
-	eventually(t, func() error {
+	rig.Eventually(t, func() error {
 		n.wantCapacity(t, 0)
 		if disks := n.pool.Status().Disks; len(disks) > 0 {
 			return fmt.Errorf("the disk is still in the pool: %+v", disks)
@@ -43,7 +43,7 @@ func TestPulledDuringAWipe(t *testing.T) {
 		return nil
 	})
 	n.disk.Plug(t)
-	eventually(t, func() error {
+	rig.Eventually(t, func() error {
 		capacity, err := n.GetCapacity(rig.Context(t), &csi.GetCapacityRequest{})
 		rig.Must(t, err)
 		disks := n.pool.Status().Disks
