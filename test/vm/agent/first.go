@@ -45,13 +45,20 @@ var modules = []string{
 	"virtio_console", "virtio_scsi", "sd_mod", "nvme", "loop", "dm_mod", "raid1", "xfs", "btrfs", "vfat", "overlay",
 }
 
+// lvmWithoutUdev has lvm make the nodes of its devices, as Debian's would leave to udev
+// (lvm.conf(5)).
+const lvmWithoutUdev = "activation {\n\tudev_sync = 0\n\tudev_rules = 0\n}\n"
+
 // prepare loads the kernel's drivers, and starts udev where it is wanted.
 func prepare() error {
 	if err := run("modprobe", append([]string{"-a"}, modules...)...); err != nil {
 		return err
 	}
-	if has("init=systemd") || !has("udev") {
+	if has("init=systemd") {
 		return nil
+	}
+	if !has("udev") {
+		return os.WriteFile("/etc/lvm/lvmlocal.conf", []byte(lvmWithoutUdev), 0o644)
 	}
 	for _, command := range [][]string{
 		{"/lib/systemd/systemd-udevd", "--daemon"},
