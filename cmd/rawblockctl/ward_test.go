@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -36,8 +37,15 @@ type ward struct {
 	t                                                 *testing.T
 	binary, kubeletDir, stateDir, files, config, name string
 	disk                                              *rig.Disk
-	plugin                                            *exec.Cmd
-	csi                                               *rig.Plugin
+	// flags are further ones of the plugin, and log is the file with what it says.
+	flags []string
+	log   string
+	// size is that of the volumes of pools in bytes, 4 MiB where it is left out, and thin
+	// says that they take only the space that is written to.
+	thin   bool
+	size   int64
+	plugin *exec.Cmd
+	csi    *rig.Plugin
 	// neighbours are the volumes that must not be touched.
 	neighbours []*patient
 }
@@ -64,26 +72,40 @@ func pluginBinary(t *testing.T) string {
 // lead to.
 func newWard(t *testing.T, others ...string) *ward {
 	t.Helper()
-	w := &ward{
-		t: t, binary: pluginBinary(t), kubeletDir: rig.KubeletDir(t), stateDir: rig.StateDir(t),
-		files: filepath.Join(t.TempDir(), "files"), disk: rig.NewDisk(t, 64*rig.MiB), name: "rawblock-test-" + strings.ToLower(rand.Text()),
-	}
-	t.Cleanup(func() { detachLoopsBelow(t, w.files, w.kubeletDir) })
-	rig.Must(t, os.Mkdir(filepath.Join(w.kubeletDir, "pods"), 0o755))
-	w.config = filepath.Join(t.TempDir(), "config.yaml")
-	rig.Must(t, os.WriteFile(w.config, fmt.Appendf(nil, `
+	w := emptyWard(t)
+	w.disk = rig.NewDisk(t, 64*rig.MiB)
+	w.configure(t, fmt.Sprintf(`
 devices: {allow: [%s]}
 pools:
 - name: files
   file: {directory: %s, capacity: 256Mi}
 - name: disks
   disk: {match: {paths: [%s]}}
-`, strings.Join(rig.DevicePatterns(), ", "), w.files, strings.Join(append([]string{w.disk.Path}, others...), ", ")), 0o600))
+`, strings.Join(rig.DevicePatterns(), ", "), w.files, strings.Join(append([]string{w.disk.Path}, others...), ", ")))
+	return w
+}
+
+// emptyWard makes a node on which no plugin runs yet.
+func emptyWard(t *testing.T) *ward {
+	t.Helper()
+	w := &ward{
+		t: t, binary: pluginBinary(t), kubeletDir: rig.KubeletDir(t), stateDir: rig.StateDir(t),
+		files: filepath.Join(t.TempDir(), "files"), config: filepath.Join(t.TempDir(), "config.yaml"),
+		name: "rawblock-test-" + strings.ToLower(rand.Text()),
+	}
+	t.Cleanup(func() { detachLoopsBelow(t, w.files, w.kubeletDir) })
+	rig.Must(t, os.Mkdir(filepath.Join(w.kubeletDir, "pods"), 0o755))
+	return w
+}
+
+// configure starts the plugin with a configuration, and waits until its disks are wiped.
+func (w *ward) configure(t *testing.T, config string) {
+	t.Helper()
+	rig.Must(t, os.WriteFile(w.config, []byte(config), 0o600))
 	w.start(t)
 	for ctx := rig.Context(t); ctx.Err() == nil && w.wiping(t) > 0; {
 		time.Sleep(10 * time.Millisecond)
 	}
-	return w
 }
 
 // wiping is how many bytes the pools have still to wipe.
@@ -114,17 +136,20 @@ func detachLoopsBelow(t *testing.T, folders ...string) {
 
 func (w *ward) start(t *testing.T) {
 	t.Helper()
-	w.plugin = exec.CommandContext(context.WithoutCancel(t.Context()), w.binary, "--node-id="+w.name, "--config="+w.config,
-		"--endpoint="+filepath.Join(w.kubeletDir, "csi.sock"), "--kubelet-dir="+w.kubeletDir, "--state-dir="+w.stateDir)
-	var log bytes.Buffer
-	w.plugin.Stderr = &log
+	w.plugin = exec.CommandContext(context.WithoutCancel(t.Context()), w.binary, append(w.flags, "--node-id="+w.name, "--config="+w.config,
+		"--endpoint="+filepath.Join(w.kubeletDir, "csi.sock"), "--kubelet-dir="+w.kubeletDir, "--state-dir="+w.stateDir)...)
+	log, err := os.CreateTemp(t.TempDir(), "log")
+	rig.Must(t, err)
+	defer log.Close()
+	w.log, w.plugin.Stderr = log.Name(), log
 	rig.Must(t, w.plugin.Start())
 	plugin := w.plugin
 	w.t.Cleanup(func() {
 		plugin.Process.Kill() //nolint:errcheck // It may have ended by itself.
 		plugin.Wait()         //nolint:errcheck // It says that it was killed.
 		if w.t.Failed() {
-			w.t.Logf("The plugin's log:\n%s", &log)
+			said, _ := os.ReadFile(log.Name())
+			w.t.Logf("The plugin's log:\n%s", said)
 		}
 	})
 	for ctx := rig.Context(t); ctx.Err() == nil; {
@@ -197,8 +222,12 @@ func (w *ward) admit(t *testing.T, pool, name, device string) *patient {
 	t.Helper()
 	p := &patient{name: "pv-" + name, pod: "uid-" + name}
 	if device == "" {
+		parameters := map[string]string{"pool": pool}
+		if w.thin {
+			parameters["thin"] = "true"
+		}
 		request := &csi.CreateVolumeRequest{
-			Name: name, Parameters: map[string]string{"pool": pool}, CapacityRange: &csi.CapacityRange{RequiredBytes: 4 * rig.MiB},
+			Name: name, Parameters: parameters, CapacityRange: &csi.CapacityRange{RequiredBytes: cmp.Or(w.size, 4*rig.MiB)},
 			VolumeCapabilities: []*csi.VolumeCapability{w.csi.Provisioned(t, name).Capability()},
 		}
 		ctx := rig.Context(t)

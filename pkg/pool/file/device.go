@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"syscall"
 
 	"k8s.io/klog/v2"
 
@@ -49,6 +50,12 @@ func (p *Pool) Deactivate(ctx context.Context, name string) error {
 	}
 	defer unlock()
 	inUse, err := p.detach(ctx, p.volume(name))
+	if errors.Is(err, syscall.EIO) {
+		// The disk of the filesystem has gone, and the file is not in memory, as one that
+		// has a device is: an open file holds the names that lead to it (struct path).
+		klog.FromContext(ctx).Error(err, "The filesystem of a pool cannot be read; the volume has no device", "pool", p.name, "name", name)
+		return nil
+	}
 	if inUse {
 		klog.FromContext(ctx).Info("A process still has the device open; it ends when that one closes it", "pool", p.name, "name", name)
 	}

@@ -57,6 +57,9 @@ func prepare() error {
 	if has("init=systemd") {
 		return nil
 	}
+	if err := run("busybox", "ip", "link", "set", "lo", "up"); err != nil {
+		return err
+	}
 	if !has("udev") {
 		return os.WriteFile("/etc/lvm/lvmlocal.conf", []byte(lvmWithoutUdev), 0o644)
 	}

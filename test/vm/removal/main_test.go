@@ -93,6 +93,7 @@ func serialOf(disk string) string { return "removal-" + disk }
 func newNode(t *testing.T, on kind) *node {
 	t.Helper()
 	n := &node{layout: on.layout}
+	waitForNoLinks(t)
 	n.other = machine.Add(t, machine.Disk{Bus: on.bus, Size: bystanderSize, Serial: serialOf("other"), WWN: 0x5000c50000000001})
 	n.disk = machine.Add(t, machine.Disk{Bus: on.bus, Size: victimSize, Serial: serialOf("victim"), WWN: 0x5000c50000000002})
 	if on.layout == static {
@@ -138,6 +139,18 @@ func (n *node) named(t *testing.T, name string) *rig.Volume {
 	volume := n.NewVolume(t, name, link)
 	volume.Context[administrator.SerialAttribute] = serialOf(name)
 	return volume
+}
+
+// waitForNoLinks waits for udev to take the links of the disks of the test before away.
+func waitForNoLinks(t *testing.T) {
+	t.Helper()
+	rig.Eventually(t, func() error {
+		links, err := filepath.Glob(byID + "/*" + serialOf("*"))
+		if err == nil && len(links) > 0 {
+			err = fmt.Errorf("the links %q are still there", links)
+		}
+		return err
+	})
 }
 
 // linkOf waits for udev to make the link of a disk.
