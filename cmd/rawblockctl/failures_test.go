@@ -293,26 +293,10 @@ func command(t *testing.T, name string, args ...string) string {
 	return string(said)
 }
 
-// readDirectly reads the beginning of a device past the page cache.
-func readDirectly(path string) error {
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECT|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	buffer, err := unix.Mmap(-1, 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
-	if err != nil {
-		return err
-	}
-	defer unix.Munmap(buffer)
-	_, err = unix.Pread(fd, buffer, 0)
-	return err
-}
-
 // readOften reads like a pod that does not give up.
 func readOften(path string) {
 	for range 100 {
-		readDirectly(path) //nolint:errcheck // It waits, fails or works.
+		rig.ReadDirect(path) //nolint:errcheck // It waits, fails or works.
 		time.Sleep(10 * time.Millisecond)
 	}
 }

@@ -57,7 +57,7 @@ func (m failureMode) see(t *testing.T) string {
 // reading says what comes of a read, which may wait for the failure's end.
 func (s *scene) reading(path string) string {
 	read := make(chan error, 1)
-	go func() { read <- readDirectly(path) }()
+	go func() { read <- rig.ReadDirect(path) }()
 	select {
 	case err := <-read:
 		if err != nil {

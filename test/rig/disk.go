@@ -257,3 +257,19 @@ func ReadPastCache(t testing.TB, path string, length int, offset int64) string {
 	Must(t, err)
 	return string(data)
 }
+
+// ReadDirect reads the beginning of a device past the page cache.
+func ReadDirect(path string) error {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECT|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	buffer, err := unix.Mmap(-1, 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+	if err != nil {
+		return err
+	}
+	defer unix.Munmap(buffer)
+	_, err = unix.Pread(fd, buffer, 0)
+	return err
+}

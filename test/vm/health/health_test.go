@@ -105,22 +105,6 @@ func (p plugin) await(t *testing.T, volumeID string, beginnings ...string) []str
 	return await(t, func() []string { return p.health(t, volumeID) }, beginnings...)
 }
 
-// readDirect reads the beginning of a device past the page cache.
-func readDirect(path string) error {
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECT|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	buffer, err := unix.Mmap(-1, 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
-	if err != nil {
-		return err
-	}
-	defer unix.Munmap(buffer)
-	_, err = unix.Pread(fd, buffer, 0)
-	return err
-}
-
 // I/O errors of a disk are told once they are seen, and that it works again ends them
 // no sooner than a day later.
 func TestIOErrors(t *testing.T) {
@@ -134,12 +118,12 @@ func testIOErrors(t *testing.T, bus machine.Bus) {
 	vol := plugin.stage(t, plugged.Path)
 	plugin.await(t, vol)
 	plugged.Break(t)
-	if err := readDirect(plugged.Path); err == nil {
+	if err := rig.ReadDirect(plugged.Path); err == nil {
 		t.Fatal("a broken disk can be read")
 	}
 	plugin.await(t, vol, "DEGRADED IOErrors: "+plugged.Name+" has returned I/O errors: ")
 	plugged.Mend(t)
-	rig.Must(t, readDirect(plugged.Path))
+	rig.Must(t, rig.ReadDirect(plugged.Path))
 	plugin.await(t, vol, "DEGRADED IOErrors: ")
 }
 
@@ -353,7 +337,7 @@ func testHang(t *testing.T, bus machine.Bus) {
 			case <-stop:
 				return
 			default:
-				readDirect(hung.Path)
+				rig.ReadDirect(hung.Path)
 			}
 		}
 	}()
