@@ -23,6 +23,7 @@ import (
 	"github.com/rawblock-csi/rawblock-csi/pkg/blockdev"
 	"github.com/rawblock-csi/rawblock-csi/pkg/config"
 	"github.com/rawblock-csi/rawblock-csi/pkg/driver"
+	"github.com/rawblock-csi/rawblock-csi/pkg/health"
 	"github.com/rawblock-csi/rawblock-csi/pkg/pool/static"
 	"github.com/rawblock-csi/rawblock-csi/pkg/program"
 	"github.com/rawblock-csi/rawblock-csi/pkg/publish"
@@ -76,6 +77,7 @@ func run(args []string, stdout, stderr io.Writer) error {
 	options := flags.Options
 	options.Version = version
 	options.Sysfs = blockdev.NewSysfs("/sys")
+	options.Monitor = health.New(options.Sysfs)
 	options.MaxVolumes = int64(settings.MaxVolumes)
 	options.ControllerExpansion = settings.ControllerExpansion
 	options.Devices = static.New(settings.Devices.Patterns(), options.Sysfs)

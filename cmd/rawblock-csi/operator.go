@@ -19,7 +19,8 @@ type operator struct {
 
 func newOperator(flags flags, settings []config.Pool, attachments *attachments, options driver.Options) operator {
 	wanted := inspect.Options{
-		Node: options.NodeID, Driver: driver.Name, StateDir: flags.stateDir, KubeletDir: options.KubeletDir, Sysfs: options.Sysfs,
+		Node: options.NodeID, Driver: driver.Name, StateDir: flags.stateDir, KubeletDir: options.KubeletDir,
+		Sysfs: options.Sysfs, Monitor: options.Monitor,
 	}
 	for _, setting := range settings {
 		source := inspect.Source{Name: setting.Name, Kind: setting.Kind(), Volumes: options.Pools[setting.Name]}

@@ -110,21 +110,6 @@ func (r *reports) ask(ctx context.Context, what string, find func(context.Contex
 	return report{conditions: []volume.Condition{health.Unknown(what, err)}}, nil
 }
 
-// ofDisks looks at each of the devices of a pool by itself: one that does not answer
-// says nothing of the others.
-func (r *reports) ofDisks(ctx context.Context, numbers []linux.DeviceNumber) ([]volume.Condition, error) {
-	found := make([][]volume.Condition, len(numbers))
-	group, ctx := errgroup.WithContext(ctx)
-	for i, number := range numbers {
-		group.Go(func() (err error) {
-			found[i], err = r.monitor.Devices(ctx, health.Device{Number: number, Writable: true})
-			return err
-		})
-	}
-	err := group.Wait()
-	return slices.Concat(found...), err
-}
-
 // storage returns what is wrong with the pools of this node, and the devices that they
 // lie on.
 func (r *reports) storage(ctx context.Context) ([]volume.Condition, error) {
@@ -141,14 +126,9 @@ func (r *reports) storage(ctx context.Context) ([]volume.Condition, error) {
 		if err != nil {
 			return nil, err
 		}
-		found, err := r.ofDisks(ctx, told.devices)
+		found, err := r.monitor.Pool(ctx, name, told.devices)
 		if err != nil {
 			return nil, err
-		}
-		for i := range found {
-			// One device of a pool is not the pool.
-			found[i].Severity = volume.Degraded
-			found[i].Message = "pool " + name + ": " + found[i].Message
 		}
 		all = slices.Concat(all, told.conditions, found)
 	}

@@ -69,6 +69,8 @@ type Options struct {
 	// ControllerExpansion offers ControllerExpandVolume, which is of use only
 	// where every call reaches the node of its volume.
 	ControllerExpansion bool
+	// Monitor finds what is wrong with devices; nil: one that only this package has.
+	Monitor *health.Monitor
 	// Collectors are served among the metrics.
 	Collectors []prometheus.Collector
 	// Sysfs is the kernel's device tree.
@@ -167,7 +169,11 @@ func (o Options) register(server *grpc.Server, paths kubeletDir, probe func() er
 		volumes.keys = noKeys{}
 	}
 	identity := &identity{version: o.Version, probe: probe, provisions: len(o.Pools) > 0, snapshots: len(volumes.snapshotters()) > 0}
-	reports := &reports{volumes: volumes, attachments: attachments, publisher: o.Publisher, monitor: health.New(o.Sysfs)}
+	monitor := o.Monitor
+	if monitor == nil {
+		monitor = health.New(o.Sysfs)
+	}
+	reports := &reports{volumes: volumes, attachments: attachments, publisher: o.Publisher, monitor: monitor}
 	csi.RegisterIdentityServer(server, identity)
 	csi.RegisterNodeServer(server, &node{
 		volumes:     volumes,

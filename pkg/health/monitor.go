@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/rawblock-csi/rawblock-csi/pkg/blockdev"
 	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
@@ -70,6 +72,27 @@ func (m *Monitor) Devices(ctx context.Context, devices ...Device) ([]volume.Cond
 		return []volume.Condition{silent.Condition()}, nil
 	}
 	return found, err
+}
+
+// Pool returns what is wrong with the devices that a pool lies on. Each is looked at by
+// itself: one that does not answer says nothing of the others. Errors: that of ctx.
+func (m *Monitor) Pool(ctx context.Context, pool string, numbers []linux.DeviceNumber) ([]volume.Condition, error) {
+	found := make([][]volume.Condition, len(numbers))
+	group, ctx := errgroup.WithContext(ctx)
+	for i, number := range numbers {
+		group.Go(func() (err error) {
+			found[i], err = m.Devices(ctx, Device{Number: number, Writable: true})
+			return err
+		})
+	}
+	err := group.Wait()
+	all := slices.Concat(found...)
+	for i := range all {
+		// One device of a pool is not the pool.
+		all[i].Severity = volume.Degraded
+		all[i].Message = "pool " + pool + ": " + all[i].Message
+	}
+	return all, err
 }
 
 // String names all that is asked of a device: what is not the same is not the answer.

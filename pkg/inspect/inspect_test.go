@@ -4,15 +4,19 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/rawblock-csi/rawblock-csi/pkg/blockdev"
 	"github.com/rawblock-csi/rawblock-csi/pkg/cri"
+	"github.com/rawblock-csi/rawblock-csi/pkg/health"
 	"github.com/rawblock-csi/rawblock-csi/pkg/inspect"
+	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
 	"github.com/rawblock-csi/rawblock-csi/pkg/publish"
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
 	"github.com/rawblock-csi/rawblock-csi/test/rig"
@@ -121,5 +125,51 @@ func TestNamedVolume(t *testing.T) {
 	node, err = inspect.New(options).Status(t.Context())
 	if err != nil || len(node.Volumes) != 2 || node.Volumes[0].Users[0].String() != "pod uid-1" || !strings.Contains(strings.Join(node.Errors, ""), "the runtime is away") {
 		t.Errorf("without the runtime: %+v, %v", node, err)
+	}
+}
+
+// damaged is a fake pool with a volume of which only that something is wrong is known.
+type damaged struct{ volumes }
+
+func (damaged) Health(context.Context) ([]volume.Condition, []linux.DeviceNumber, error) {
+	return []volume.Condition{{Severity: volume.Degraded, Reason: volume.PoolFilling, Message: "pool p: little is free"}}, nil, nil
+}
+
+func (damaged) VolumeHealth(_ context.Context, name string) ([]volume.Condition, []linux.DeviceNumber, error) {
+	return []volume.Condition{{Severity: volume.Inaccessible, Reason: volume.RecordDamaged, Message: name}}, nil, nil
+}
+
+func (damaged) Missing() []string { return []string{"gone"} }
+
+// What the plugin's monitor has seen is told, and what pools say of damaged volumes.
+func TestConditions(t *testing.T) {
+	options, disk := newOptions(t), rig.NewDisk(t, 2*rig.MiB)
+	publisher, err := publish.New(options.StateDir, options.Sysfs)
+	rig.Must(t, err)
+	device, err := blockdev.Open(disk.Path, options.Sysfs)
+	rig.Must(t, err)
+	defer device.Close()
+	rig.Must(t, publisher.Stage("disk", device, volume.SingleNodeSingleWriter))
+	options.Pools = []inspect.Source{{Name: "p", Kind: "file", Volumes: damaged{}}}
+	options.Monitor = health.New(options.Sysfs)
+	told := func(options inspect.Options) (lines []string) {
+		node, err := inspect.New(options).Status(t.Context())
+		rig.Must(t, err)
+		for _, condition := range node.Conditions {
+			lines = append(lines, fmt.Sprintf("%s %s %s", condition.Of, condition.Severity, condition.Reason))
+		}
+		return lines
+	}
+	want := []string{"pool p Degraded PoolFilling", "p/gone@node Inaccessible RecordDamaged"}
+	if got := told(options); !slices.Equal(got, want) {
+		t.Errorf("told is %q, want %q", got, want)
+	}
+	disk.Resize(t, rig.MiB)
+	if got := told(options); !slices.Equal(got, append([]string{want[0], "disk DataLoss SizeShrank"}, want[1])) {
+		t.Errorf("of a disk that has shrunk is told: %q", got)
+	}
+	options.Monitor = nil
+	if got := told(options); !slices.Equal(got, want) {
+		t.Errorf("who has not seen it before tells: %q, want %q", got, want)
 	}
 }

@@ -28,6 +28,9 @@ type Options struct {
 	Sysfs blockdev.Sysfs
 	// Runtime tells the names of pods; nil: only their UIDs are known.
 	Runtime Runtime
+	// Monitor finds what is wrong with devices. It knows what it has seen; nil: one that
+	// has seen nothing yet.
+	Monitor *health.Monitor
 	// Patience is how long a pool or a disk is waited for; 0: health.Patience.
 	Patience time.Duration
 }
@@ -64,7 +67,13 @@ type (
 	}
 	// reporter is a pool that knows what is wrong with it.
 	reporter interface {
+		// Health returns what is wrong with the pool, and the devices that it lies on.
 		Health(ctx context.Context) ([]volume.Condition, []linux.DeviceNumber, error)
+		// VolumeHealth returns the same of a volume.
+		VolumeHealth(ctx context.Context, name string) ([]volume.Condition, []linux.DeviceNumber, error)
+		// Missing returns the volumes that List does not return, since something is wrong
+		// with them.
+		Missing() []string
 	}
 )
 
@@ -79,7 +88,6 @@ type Runtime interface {
 // Inspector looks at a node. Its methods may be called concurrently.
 type Inspector struct {
 	Options
-	monitor   *health.Monitor
 	pools     health.Asker[PoolFacts]
 	claims    health.Asker[disk.Claim]
 	processes process.Table
@@ -87,7 +95,10 @@ type Inspector struct {
 
 // New returns an inspector.
 func New(options Options) *Inspector {
-	i := &Inspector{Options: options, monitor: health.New(options.Sysfs), processes: process.New("/proc")}
+	i := &Inspector{Options: options, processes: process.New("/proc")}
+	if i.Monitor == nil {
+		i.Monitor = health.New(options.Sysfs)
+	}
 	i.pools.Patience, i.claims.Patience = options.Patience, options.Patience
 	return i
 }

@@ -182,9 +182,6 @@ func (i *Inspector) Describe(ctx context.Context, s *Survey) (Node, error) {
 	}
 	for _, facts := range s.Pools {
 		node.Pools = append(node.Pools, describePool(facts))
-		for _, condition := range facts.Conditions {
-			node.Conditions = append(node.Conditions, describeCondition("pool "+facts.Name, condition))
-		}
 	}
 	for _, one := range s.Disks {
 		node.Disks = append(node.Disks, describeDisk(one, s))
@@ -205,26 +202,40 @@ func (i *Inspector) Describe(ctx context.Context, s *Survey) (Node, error) {
 	return node, nil
 }
 
-func describeCondition(of string, condition volume.Condition) Condition {
-	return Condition{of, severities[condition.Severity], condition.Reason, condition.Message}
-}
-
-// judge adds what is wrong with the devices of staged volumes.
+// judge adds what is wrong with the pools, with what they lie on, with their volumes
+// that are damaged, and with the devices of staged volumes.
 func (i *Inspector) judge(ctx context.Context, s *Survey, node *Node) error {
-	staged := s.StagedAs()
-	for _, id := range slices.Sorted(maps.Keys(staged)) {
-		device := staged[id].Staged
-		found, err := i.monitor.Devices(ctx, health.Device{
+	volumes := map[string][]volume.Condition{}
+	for _, facts := range s.Pools {
+		found, err := i.Monitor.Pool(ctx, facts.Name, facts.Devices)
+		if err != nil {
+			return err
+		}
+		node.addConditions("pool "+facts.Name, slices.Concat(facts.Conditions, found))
+		for name, damaged := range facts.Damaged {
+			volumes[volume.ID{Pool: facts.Name, Name: name, Node: i.Node}.String()] = damaged
+		}
+	}
+	for id, record := range s.StagedAs() {
+		device := record.Staged
+		found, err := i.Monitor.Devices(ctx, health.Device{
 			Number: device.Number, DiskSeq: device.DiskSeq, IsKnown: true, Writable: !device.Mode.ReadOnly(),
 		})
 		if err != nil {
 			return err
 		}
-		for _, condition := range found {
-			node.Conditions = append(node.Conditions, describeCondition(id, condition))
-		}
+		volumes[id] = append(volumes[id], found...)
+	}
+	for _, id := range slices.Sorted(maps.Keys(volumes)) {
+		node.addConditions(id, volumes[id])
 	}
 	return nil
+}
+
+func (n *Node) addConditions(of string, found []volume.Condition) {
+	for _, condition := range volume.MergeConditions(found) {
+		n.Conditions = append(n.Conditions, Condition{of, severities[condition.Severity], condition.Reason, condition.Message})
+	}
 }
 
 func describePool(facts PoolFacts) Pool {

@@ -13,6 +13,7 @@ import (
 	"github.com/rawblock-csi/rawblock-csi/pkg/blockdev"
 	"github.com/rawblock-csi/rawblock-csi/pkg/hotplug"
 	"github.com/rawblock-csi/rawblock-csi/pkg/kubelet"
+	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
 	"github.com/rawblock-csi/rawblock-csi/pkg/pool/disk"
 	"github.com/rawblock-csi/rawblock-csi/pkg/publish"
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
@@ -46,8 +47,12 @@ type PoolFacts struct {
 	// Status is that of a pool of disks, nil for another.
 	Status *disk.Status
 	// Wipes are the spaces that are still to be wiped.
-	Wipes      []Wipe
+	Wipes []Wipe
+	// Conditions are what is wrong with the pool, but for that with Devices, which it
+	// lies on; Damaged what is with volumes that are not among Infos.
 	Conditions []volume.Condition
+	Devices    []linux.DeviceNumber
+	Damaged    map[string][]volume.Condition
 	// Failed says why the pool could not tell.
 	Failed error
 }
@@ -131,10 +136,20 @@ func surveyPool(ctx context.Context, source Source) (facts PoolFacts, err error)
 			facts.Wipes = append(facts.Wipes, Wipe{Of: wiping.LogicalVolume, Left: wiping.Left, Err: wiping.Err})
 		}
 	}
-	if pool, ok := source.Volumes.(reporter); ok {
-		if facts.Conditions, _, err = pool.Health(ctx); err != nil {
+	pool, ok := source.Volumes.(reporter)
+	if !ok {
+		return facts, nil
+	}
+	if facts.Conditions, facts.Devices, err = pool.Health(ctx); err != nil {
+		return facts, err
+	}
+	facts.Damaged = map[string][]volume.Condition{}
+	for _, name := range pool.Missing() {
+		found, _, err := pool.VolumeHealth(ctx, name)
+		if err != nil && !errors.Is(err, volume.ErrNotFound) { // It may have gone meanwhile.
 			return facts, err
 		}
+		facts.Damaged[name] = found
 	}
 	return facts, nil
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 
 	"github.com/rawblock-csi/rawblock-csi/pkg/blockdev"
+	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
 )
 
@@ -44,6 +45,20 @@ func (s *Survey) List(ctx context.Context) ([]volume.Info, error) { return s.poo
 func (s *Survey) Capacity(ctx context.Context, parameters map[string]string) (volume.Capacity, error) {
 	return s.pool.Capacity(ctx, parameters)
 }
+
+// Health returns what is wrong with the pool, VolumeHealth with a volume, and Missing the
+// volumes that are damaged.
+func (s *Survey) Health(ctx context.Context) ([]volume.Condition, []linux.DeviceNumber, error) {
+	return s.pool.Health(ctx)
+}
+
+// VolumeHealth is described with Health. Errors: volume.ErrNotFound.
+func (s *Survey) VolumeHealth(ctx context.Context, name string) ([]volume.Condition, []linux.DeviceNumber, error) {
+	return s.pool.VolumeHealth(ctx, name)
+}
+
+// Missing is described with Health.
+func (s *Survey) Missing() []string { return s.pool.Missing() }
 
 // Medium returns where a volume is. Errors: volume.ErrNotFound.
 func (s *Survey) Medium(name string) (volume.Medium, error) { return s.pool.Medium(name) }
