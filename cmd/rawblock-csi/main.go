@@ -120,10 +120,9 @@ func run(args []string, stdout, stderr io.Writer) error {
 	return group.Wait()
 }
 
-func parseFlags(args []string, stderr io.Writer) (flags, error) {
-	var f flags
+// flagSet are the flags of the command line, which set f.
+func (f *flags) flagSet() *flag.FlagSet {
 	set := flag.NewFlagSet("rawblock-csi", flag.ExitOnError)
-	set.SetOutput(stderr)
 	set.StringVar(&f.Endpoint, "endpoint", "unix:///var/lib/kubelet/plugins/"+driver.Name+"/csi.sock",
 		"unix socket on which to serve CSI; kubelet must see it at the same path")
 	set.StringVar(&f.NodeID, "node-id", "", "name of the Kubernetes node (required)")
@@ -136,6 +135,13 @@ func parseFlags(args []string, stderr io.Writer) (flags, error) {
 	set.IntVar(&f.verbosity, "v", 0, "log verbosity: 2 logs each call, 5 its content")
 	set.StringVar(&f.loggingFormat, "logging-format", "text", "log format: text or json")
 	set.BoolVar(&f.version, "version", false, "print the version and exit")
+	return set
+}
+
+func parseFlags(args []string, stderr io.Writer) (flags, error) {
+	var f flags
+	set := f.flagSet()
+	set.SetOutput(stderr)
 	if err := set.Parse(args); err != nil {
 		return flags{}, err
 	}

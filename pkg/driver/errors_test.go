@@ -5,6 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
 	"testing"
 
 	"google.golang.org/grpc/codes"
@@ -42,6 +47,33 @@ func TestToStatus(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// The reference explains each code that a call can end with, and no other.
+func TestErrorsPage(t *testing.T) {
+	page, err := os.ReadFile("../../docs/reference.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(page), "\n## Errors\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	var got []codes.Code
+	for _, row := range regexp.MustCompile(`(?m)^\| ([A-Z_]+) \| .*\. \|$`).FindAllStringSubmatch(section, -1) {
+		var code codes.Code
+		if err := code.UnmarshalJSON([]byte(strconv.Quote(row[1]))); err != nil {
+			t.Error(err)
+		}
+		got = append(got, code)
+	}
+	want := []codes.Code{codes.Internal, codes.Unimplemented}
+	for _, row := range codeOf {
+		want = append(want, row.code)
+	}
+	slices.Sort(got)
+	slices.Sort(want)
+	if !slices.Equal(got, slices.Compact(want)) {
+		t.Errorf("the page has %v, and calls end with %v", got, want)
 	}
 }
 
