@@ -54,6 +54,7 @@ const (
 	PoolFilling    Reason = "PoolFilling"
 	PoolFull       Reason = "PoolFull"
 	PoolReadOnly   Reason = "PoolReadOnly"
+	PoolErrors     Reason = "PoolErrors"
 	RecordDamaged  Reason = "RecordDamaged"
 	DiskGone       Reason = "DiskGone"
 	DiskRefused    Reason = "DiskRefused"
@@ -74,7 +75,7 @@ func Reasons() []Reason {
 		DeviceGone, DeviceReplaced, DeviceOffline, DeviceBlocked, DeviceReadOnly, SizeShrank, IOErrors, IOStalled,
 		MappingFailed, BackingDeleted, NVMeSpareLow, NVMeTemperature, NVMeUnreliable, NVMeReadOnly, NVMeUnprotected,
 		NVMeWornOut, NVMeMediaErrors,
-		PoolFilling, PoolFull, PoolReadOnly, RecordDamaged, DiskGone, DiskRefused, WipeFailing, ReclaimPending,
+		PoolFilling, PoolFull, PoolReadOnly, PoolErrors, RecordDamaged, DiskGone, DiskRefused, WipeFailing, ReclaimPending,
 		AttachmentLost, NotAnswering, CheckFailed,
 	}
 }

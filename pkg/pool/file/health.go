@@ -24,7 +24,7 @@ func (p *Pool) Health(context.Context) ([]volume.Condition, []linux.DeviceNumber
 	if err != nil {
 		return nil, nil, err
 	}
-	found, err := p.filesystem(true)
+	found, err := p.filesystem(devices, true)
 	return found, devices, err
 }
 
@@ -41,7 +41,7 @@ func (p *Pool) VolumeHealth(_ context.Context, name string) ([]volume.Condition,
 	if err != nil {
 		return []volume.Condition{p.unreadable(name, err)}, devices, nil
 	}
-	found, err := p.filesystem(r.Thin && info.Allocated < info.Size)
+	found, err := p.filesystem(devices, r.Thin && info.Allocated < info.Size)
 	return found, devices, err
 }
 
@@ -67,9 +67,9 @@ func (p *Pool) devices() ([]linux.DeviceNumber, error) {
 	return []linux.DeviceNumber{info.ID.Device}, nil
 }
 
-// filesystem returns what is wrong with the filesystem: for thin volumes, also that it
-// is filling up.
-func (p *Pool) filesystem(thin bool) ([]volume.Condition, error) {
+// filesystem returns what is wrong with the filesystem, which is on the devices: for thin
+// volumes, also that it is filling up.
+func (p *Pool) filesystem(devices []linux.DeviceNumber, thin bool) ([]volume.Condition, error) {
 	readOnly, err := linux.IsReadOnly(p.dir)
 	if err != nil {
 		return nil, err
@@ -78,6 +78,16 @@ func (p *Pool) filesystem(thin bool) ([]volume.Condition, error) {
 	if readOnly {
 		found = append(found, p.condition(volume.Degraded, volume.PoolReadOnly,
 			"the filesystem of %s is read-only, as one becomes after errors, and no volume can be written; look in the kernel's log, repair it, and mount it again", p.options.Directory))
+	}
+	for _, device := range devices {
+		count, err := p.sysfs.FilesystemErrors(device)
+		if err != nil {
+			return nil, err
+		}
+		if count > 0 {
+			found = append(found, p.condition(volume.Degraded, volume.PoolErrors,
+				"the kernel has found errors in the filesystem of %s since it was last checked (%d), and may refuse writes; look in the kernel's log, and check it with e2fsck when its pods have ended and it is unmounted", p.options.Directory, count))
+		}
 	}
 	if !thin {
 		return found, nil

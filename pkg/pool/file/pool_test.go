@@ -166,3 +166,23 @@ func TestCreateOutlivesItsCaller(t *testing.T) {
 		break
 	}
 }
+
+// An ext4 that has found errors may refuse all writes and not call itself read-only.
+func TestErrorsOfTheFilesystem(t *testing.T) {
+	disk := rig.NewDisk(t, 64*rig.MiB)
+	m := &medium{options: file.Options{Directory: disk.Mount(t, "ext4"), Capacity: 32 * rig.MiB}}
+	pool := m.open(t)
+	told := func() []volume.Condition {
+		found, _, err := pool.Health(t.Context())
+		rig.Must(t, err)
+		return found
+	}
+	if found := told(); len(found) != 0 {
+		t.Errorf("without errors is told %v", found)
+	}
+	// As if the kernel had found one (fs/ext4/sysfs.c).
+	rig.Must(t, os.WriteFile(filepath.Join("/sys/fs/ext4", filepath.Base(disk.Path), "trigger_fs_error"), []byte("a test"), 0o200))
+	if found := told(); len(found) != 1 || found[0].Reason != volume.PoolErrors {
+		t.Errorf("after an error is told %v", found)
+	}
+}

@@ -308,7 +308,7 @@ func TestPoolOfFiles(t *testing.T) {
 }
 
 func isOfFilesystem(text string) bool {
-	return strings.Contains(text, "PoolReadOnly") || strings.Contains(text, "CheckFailed")
+	return strings.Contains(text, "PoolReadOnly") || strings.Contains(text, "PoolErrors") || strings.Contains(text, "CheckFailed")
 }
 
 // A disk hangs: each call is answered, also about the other disks, and after a minute
