@@ -5,6 +5,10 @@ import (
 	"os/exec"
 )
 
+// volumeHealthGate has kubelet ask drivers for the health of volumes, and the API server
+// keep what they say.
+const volumeHealthGate = "CSIVolumeHealth"
+
 // controlPlane is what runs on the machine of the control plane, in the order in
 // which it is started.
 func (m machine) controlPlane() []service {
@@ -42,6 +46,7 @@ func (m machine) controlPlane() []service {
 			"--authorization-mode=Node,RBAC",
 			"--enable-admission-plugins=NodeRestriction",
 			"--allow-privileged=true",
+			"--feature-gates=" + volumeHealthGate + "=true",
 			"--v=2",
 		}},
 		{name: "kube-controller-manager", ready: running, command: []string{

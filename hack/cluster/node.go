@@ -82,6 +82,9 @@ func (m machine) kubeletConfig() object {
 		"nodeStatusUpdateFrequency": "5s",
 		// How soon it notices that a volume in use is to grow.
 		"syncFrequency": "10s",
+		"featureGates":  object{volumeHealthGate: true},
+		// How often it asks for the health of volumes.
+		"volumeStatsAggPeriod": "10s",
 	}
 }
 

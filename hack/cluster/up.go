@@ -72,7 +72,7 @@ func (c *cluster) prepare(ctx context.Context) error {
 	return makeBridge(ctx)
 }
 
-// installPrograms makes what env has in its PATH: kubectl, and this program.
+// installPrograms makes what env has in its PATH: kubectl, helm, and this program.
 func (c *cluster) installPrograms() error {
 	self, err := os.ReadFile("/proc/self/exe")
 	if err != nil {
@@ -84,8 +84,10 @@ func (c *cluster) installPrograms() error {
 	if err := os.Chmod(c.path("bin", "cluster"), 0o755); err != nil {
 		return err
 	}
-	if err := os.Symlink(c.binary("kubectl"), c.path("bin", "kubectl")); !errors.Is(err, fs.ErrExist) {
-		return err
+	for _, name := range []string{"kubectl", "helm"} {
+		if err := os.Symlink(c.binary(name), c.path("bin", name)); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
 	}
 	return nil
 }

@@ -13,6 +13,7 @@ const (
 	provisionerVersion = "v6.4.0"
 	resizerVersion     = "v2.3.0"
 	snapshotterVersion = "v8.7.0"
+	helmVersion        = "v4.3.1"
 )
 
 // The images that are not those of a program of ours or a sidecar.
@@ -45,6 +46,8 @@ var (
 		module: "github.com/kubernetes-csi/external-snapshotter/v8", version: snapshotterVersion,
 		siblings: snapshotterVersion,
 	}
+	// helm has no image and runs nothing of the cluster's, so it may as well be built fast.
+	helm = source{module: "helm.sh/helm/v4", version: helmVersion, shared: true}
 	// snapshotClient has the definitions of the snapshots' kinds.
 	snapshotClient = source{module: "github.com/kubernetes-csi/external-snapshotter/client/v8", version: snapshotterVersion}
 )
@@ -66,7 +69,7 @@ type program struct {
 func (c *cluster) programs() []program {
 	built := slices.Clone(programs)
 	for i, p := range built {
-		built[i].shared = c.sharedLibraries && p.image != ""
+		built[i].shared = p.shared || c.sharedLibraries && p.image != ""
 	}
 	return built
 }
@@ -84,6 +87,7 @@ var programs = []program{
 	{name: "kube-controller-manager", source: kubernetes, folder: "cmd/kube-controller-manager"},
 	{name: "kube-apiserver", source: kubernetes, folder: "cmd/kube-apiserver"},
 	{name: "kubelet", source: kubernetes, folder: "cmd/kubelet"},
+	{name: "helm", source: helm, folder: "cmd/helm"},
 }
 
 // linkerFlags put the version into the program, as each one's own build does.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"testing"
 
@@ -14,8 +15,20 @@ import (
 // takes the driver away.
 var guides = []string{"deploy.md", "upgrade.md", "uninstall.md"}
 
-// marked are the blocks of commands of a page that say that this test runs them.
-var marked = regexp.MustCompile("(?ms)^<!-- run by TestGuides -->\n```sh\n(.*?)^```$")
+// marked are the blocks of commands of a page that say that a test runs them.
+func marked(t *testing.T, page, test string) (blocks []string) {
+	t.Helper()
+	document, err := os.ReadFile("../../docs/" + page)
+	must(t, err)
+	mark := regexp.MustCompile("(?ms)^ *<!-- run by " + test + " -->\n *```sh\n(.*?)^ *```$")
+	for _, block := range mark.FindAllStringSubmatch(string(document), -1) {
+		blocks = append(blocks, block[1])
+	}
+	if len(blocks) == 0 {
+		t.Fatalf("%s has no commands for %s", page, test)
+	}
+	return blocks
+}
 
 // The commands of the guides that name nothing of the reader's own work, in their
 // order.
@@ -24,20 +37,42 @@ func TestGuides(t *testing.T) {
 	folder := tutorialFolder(t)
 	t.Cleanup(func() { endGuides(s) })
 	for _, guide := range guides {
-		document, err := os.ReadFile("../../docs/" + guide)
-		must(t, err)
-		blocks := marked.FindAllStringSubmatch(string(document), -1)
-		if len(blocks) == 0 {
-			t.Errorf("%s has no commands", guide)
-		}
-		for _, block := range blocks {
-			t.Logf("%s:\n%s", guide, block[1])
-			runStep(t, folder, block[1])
+		for _, commands := range marked(t, guide, "TestGuides") {
+			t.Logf("%s:\n%s", guide, commands)
+			runStep(t, folder, commands)
 		}
 		if guide == "deploy.md" {
 			removeExamples(s)
 		}
 	}
+}
+
+// The commands of the guides for Helm: a pod keeps its volume through the upgrade.
+func TestHelm(t *testing.T) {
+	s := newScene(t)
+	folder := tutorialFolder(t)
+	t.Cleanup(func() {
+		runStep(t, folder, "helm uninstall --ignore-not-found --wait rawblock -n rawblock-csi")
+		endGuides(s)
+	})
+	runStep(t, folder, "kubectl delete -k deploy/kubernetes/overlays/full; kubectl wait --for=delete namespace/rawblock-csi --timeout=2m")
+	must(t, os.WriteFile(filepath.Join(folder, "values.yaml"), []byte("hotplug: {enabled: true}\n"), 0o600))
+	run := func(guide string) {
+		for _, commands := range marked(t, guide, "TestHelm") {
+			t.Logf("%s:\n%s", guide, commands)
+			runStep(t, folder, commands)
+		}
+	}
+	run("deploy.md")
+	s.claim("data", "64Mi")
+	pod := s.run(withClaim(podSpec("pod", idle...), "data"))
+	sum := pod.fill(devicePath)
+	run("upgrade.md")
+	runStep(t, folder, "kubectl -n rawblock-csi rollout status daemonset/rawblock-csi-node --timeout=2m")
+	pod.wantSum(devicePath, sum)
+	pod.delete()
+	s.deleteClaim("data")
+	run("uninstall.md")
 }
 
 // removeExamples deletes what the guide's examples have made, snapshots before their

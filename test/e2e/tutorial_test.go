@@ -1,12 +1,14 @@
 package e2e
 
 import (
+	"context"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 )
 
 // step is a block of commands of the tutorial, and what the tutorial shows that they
@@ -63,10 +65,16 @@ func tutorialFolder(t *testing.T) string {
 	return folder
 }
 
-// runStep runs commands as a user types them, but stops at the first that fails.
+// stepTime bounds the commands of a step.
+const stepTime = 10 * time.Minute
+
+// runStep runs commands as a user types them, but stops at the first that fails. It also
+// serves when the test is over.
 func runStep(t *testing.T, folder, commands string) string {
 	t.Helper()
-	command := exec.CommandContext(t.Context(), "sh", "-ec", commands)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), stepTime)
+	defer cancel()
+	command := exec.CommandContext(ctx, "sh", "-ec", commands)
 	command.Dir = folder
 	var printed, messages strings.Builder
 	command.Stdout, command.Stderr = &printed, &messages
