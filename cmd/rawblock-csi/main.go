@@ -75,8 +75,7 @@ func run(args []string, stdout, stderr io.Writer) error {
 		}
 	}
 	options := flags.Options
-	options.Version = version
-	options.Sysfs = blockdev.NewSysfs("/sys")
+	options.Version, options.Sysfs = version, blockdev.NewSysfs("/sys")
 	options.Monitor = health.New(options.Sysfs)
 	options.MaxVolumes = int64(settings.MaxVolumes)
 	options.ControllerExpansion = settings.ControllerExpansion
