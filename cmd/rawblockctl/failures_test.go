@@ -2,15 +2,18 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/container-storage-interface/spec/lib/go/csi"
 	"golang.org/x/sys/unix"
 
 	"github.com/rawblock-csi/rawblock-csi/test/rig"
@@ -148,6 +151,35 @@ var failureModes = []failureMode{
 		},
 	},
 	{
+		"The filesystem of a pool fails", "The disk of a pool of files fails a write of the filesystem's journal, and is mended. ext4 refuses all writes then.", "PoolErrors|PoolReadOnly",
+		func(t *testing.T, s *scene) (*patient, func()) {
+			user := s.ofFiles(t, "")
+			return user, func() {
+				// What is to be written must be there before: nothing can be read either.
+				where := filepath.Dir(s.files)
+				rig.Must(t, os.Mkdir(filepath.Join(where, "one"), 0o755))
+				s.disk.Break(t)
+				exec.Command("sync", "--file-system", where).Run() // It ends with EIO.
+				s.disk.Mend(t)
+				if err := os.Mkdir(filepath.Join(where, "two"), 0o755); !errors.Is(err, unix.EROFS) {
+					t.Errorf("a folder is made: %v", err)
+				}
+			}
+		},
+	},
+	{
+		"A wipe fails", "A volume is deleted, and a block of its space cannot be written any more.", "WipeFailing",
+		func(t *testing.T, s *scene) (*patient, func()) {
+			disk, user := s.ofPool(t)
+			return nil, func() {
+				disk.BreakAt(t, startOf(t, user.target)+2*rig.MiB)
+				rig.Must(t, user.takeDown(rig.Context(t), t))
+				_, err := s.csi.DeleteVolume(rig.Context(t), &csi.DeleteVolumeRequest{VolumeId: user.ID})
+				rig.Must(t, err)
+			}
+		},
+	},
+	{
 		"A filesystem with thin volumes fills", "Something else fills the filesystem of a pool of files with thin volumes.", "PoolFull|PoolFilling",
 		func(t *testing.T, s *scene) (*patient, func()) {
 			s.thin = true
@@ -199,6 +231,8 @@ const failurePage = "RAWBLOCK_FAILURES"
 type scene struct {
 	*ward
 	address string
+	// disk is that of the filesystem of ofFiles.
+	disk *machine.Plugged
 	// end ends a failure in which requests wait.
 	end func()
 }
@@ -249,13 +283,25 @@ func (s *scene) ofMapping(t *testing.T) (name string, user *patient) {
 // ofFiles has a pool of files on a filesystem of its own.
 func (s *scene) ofFiles(t *testing.T, options string) *patient {
 	t.Helper()
-	disk := machine.Add(t, machine.Disk{Size: failureSize})
-	command(t, "mkfs.ext4", "-q", disk.Path)
+	s.disk = machine.Add(t, machine.Disk{Size: failureSize})
+	command(t, "mkfs.ext4", "-q", s.disk.Path)
 	where := filepath.Dir(s.files)
-	command(t, "mount", disk.Path, where)
+	command(t, "mount", s.disk.Path, where)
 	t.Cleanup(func() { unix.Unmount(where, unix.MNT_DETACH) })
 	s.begin(t, "pools: [{name: pool, file: {directory: "+s.files+", capacity: 32Mi"+options+"}}]\n")
 	return s.use(t, "pool", "")
+}
+
+// startOf is where the partition that is published at a path begins, in bytes.
+func startOf(t *testing.T, path string) int64 {
+	t.Helper()
+	var stat unix.Stat_t
+	rig.Must(t, unix.Stat(path, &stat))
+	text, err := os.ReadFile(fmt.Sprintf("/sys/dev/block/%d:%d/start", unix.Major(stat.Rdev), unix.Minor(stat.Rdev)))
+	rig.Must(t, err)
+	sectors, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
+	rig.Must(t, err)
+	return sectors * 512
 }
 
 // data is the file with the bytes of the one volume.

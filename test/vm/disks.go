@@ -80,7 +80,7 @@ func (d *disks) do(ctx context.Context, request machine.Request) (machine.Reply,
 	case machine.OpResize:
 		return reply, d.qmp.run(ctx, "block_resize", arguments{"node-name": found.format(), "size": request.Size})
 	case machine.OpBreak:
-		return reply, d.fail(ctx, found)
+		return reply, d.fail(ctx, found, request.Offset)
 	case machine.OpHang:
 		return reply, d.hang(ctx, found)
 	case machine.OpMend:
@@ -217,11 +217,16 @@ func (d *disks) unplug(ctx context.Context, pulled *disk) error {
 }
 
 // fail puts a node before the medium at which everything fails but a flush: QEMU
-// flushes a node before it changes it, and what is broken could not be mended.
-func (d *disks) fail(ctx context.Context, broken *disk) error {
+// flushes a node before it changes it, and what is broken could not be mended. With an
+// offset only what touches that byte fails.
+func (d *disks) fail(ctx context.Context, broken *disk, offset int64) error {
 	var errors []arguments
 	for _, kind := range []string{"read", "write", "write-zeroes", "discard"} {
-		errors = append(errors, arguments{"event": "none", "iotype": kind, "errno": 5})
+		failing := arguments{"event": "none", "iotype": kind, "errno": 5}
+		if offset != 0 {
+			failing["sector"] = offset / 512 // Blkdebug counts in these, whatever the disk's are.
+		}
+		errors = append(errors, failing)
 	}
 	return d.putBefore(ctx, broken, arguments{"driver": "blkdebug", "image": broken.medium(), "inject-error": errors})
 }

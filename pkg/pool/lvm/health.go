@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
@@ -34,7 +35,9 @@ func (p *Pool) Health(context.Context) ([]volume.Condition, []linux.DeviceNumber
 }
 
 func (p *Pool) condition(severity volume.Severity, reason volume.Reason, format string, args ...any) volume.Condition {
-	return volume.Condition{Severity: severity, Reason: reason, Message: "pool " + p.name + ": " + fmt.Sprintf(format, args...)}
+	pool := "pool " + p.name + ": "
+	// Errors of the pool begin with it already.
+	return volume.Condition{Severity: severity, Reason: reason, Message: pool + strings.TrimPrefix(fmt.Sprintf(format, args...), pool)}
 }
 
 // filling tells whether the thin pool may be full before its volumes are.

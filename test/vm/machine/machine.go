@@ -78,6 +78,8 @@ type Request struct {
 	Disk Disk
 	// Size is the new size in bytes.
 	Size int64
+	// Offset is the only byte at which the disk is to break, 0 for all of it.
+	Offset int64
 	// Property and Value are what to set of QEMU's device.
 	Property, Value string
 }
@@ -174,6 +176,12 @@ func (p *Plugged) Resize(t testing.TB, size int64) {
 func (p *Plugged) Break(t testing.TB) {
 	t.Helper()
 	ask(t, Request{Operation: OpBreak, ID: p.id})
+}
+
+// BreakAt does the same only to what touches the byte at an offset that is not 0.
+func (p *Plugged) BreakAt(t testing.TB, offset int64) {
+	t.Helper()
+	ask(t, Request{Operation: OpBreak, ID: p.id, Offset: offset})
 }
 
 // Hang has the disk answer no more.
