@@ -55,15 +55,11 @@ doctor: deps ## Plant each leftover that rawblockctl doctor knows, and see it fo
 
 .PHONY: test-vm
 test-vm: deps ## Run the tests that need real disks, in guest machines. As root.
-	go test -count=1 -timeout=60m -parallel=3 -skip='KilledAfterEachStep$$|^TestVMFailureModes$$$(GUESTS_LEFT_OUT)' $(TESTFLAGS) ./test/vm
+	go test -count=1 -timeout=60m -parallel=4 $(TESTFLAGS) ./test/vm
 
 .PHONY: failure-modes
 failure-modes: deps ## Inject each failure in a guest machine, and write what is seen to docs/explanation. As root.
 	go test ./test/vm -count=1 -timeout=20m -run='^TestVMFailureModes$$' -update
-
-.PHONY: crash-vm
-crash-vm: deps ## Kill the plugin after each of its steps with LVM, in a guest machine. Takes long. As root.
-	go test -count=1 -timeout=60m -run='^TestVM.*KilledAfterEachStep$$' $(TESTFLAGS) ./test/vm
 
 .PHONY: crash
 # The plugin that is killed is a process of its own, so the race detector, without

@@ -37,10 +37,13 @@ func TestVMLVMKilledAfterEachStep(t *testing.T) {
 	if output, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, output)
 	}
-	guest := vm.Start(t, vm.Config{})
-	rig.Must(t, guest.Put(t.Context(), binary, "/tmp/lvm-crashpoints.test"))
 	for _, kind := range []string{"thick", "thin"} {
-		t.Run(kind, func(t *testing.T) { guest.Test(t, "test/vm/lvm", "-test.run=^TestKilledAfterEachStep$/^"+kind+"$") })
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			guest := vm.Start(t, vm.Config{})
+			rig.Must(t, guest.Put(t.Context(), binary, "/tmp/lvm-crashpoints.test"))
+			guest.Test(t, "test/vm/lvm", "-test.run=^TestKilledAfterEachStep$/^"+kind+"$")
+		})
 	}
 }
 

@@ -15,7 +15,7 @@ import (
 )
 
 // testLimit bounds a package's tests in a guest.
-const testLimit = 15 * time.Minute
+const testLimit = 20 * time.Minute
 
 // runVariable narrows the tests that run inside, as -run does those outside.
 const runVariable = "RAWBLOCK_VM_RUN"

@@ -48,13 +48,12 @@ type kind struct {
 
 const static = "static"
 
-// kinds are all layouts on the bus on which a disk is truly torn out, and one on each
-// of the others.
+// kinds are every layout and every bus. On SCSI a disk is truly torn out; a whole disk
+// is a partition for the kernel too.
 var kinds = []kind{
 	{machine.SCSI, static},
 	{machine.SCSI, disk.LayoutPartition},
-	{machine.SCSI, disk.LayoutWhole},
-	{machine.NVMe, disk.LayoutPartition},
+	{machine.NVMe, disk.LayoutWhole},
 	{machine.Virtio, static},
 }
 
