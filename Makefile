@@ -30,12 +30,23 @@ build: ## Build the static binaries bin/rawblock-csi and bin/rawblockctl.
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $(BIN)/ ./cmd/...
 
 .PHONY: test
-# One package after the other: they share the machine's loop devices, and a test
-# that takes one away must not see it given to another. The first line only
-# compiles, on all processors.
+# The first line only compiles, on all processors.
 test: deps ## Run the tests, as root: they use real devices, mounts and containers.
 	go test -race -exec true ./... >/dev/null
-	go test -race -count=1 -p 1 -skip='$(RUNTIMES)' $(TESTFLAGS) ./...
+	@$(MAKE) --no-print-directory --jobs=2 test-devices test-files
+
+# Packages whose tests have files and no devices.
+FILES := ./pkg/signature
+
+.PHONY: test-devices
+# One package after the other: they share the machine's loop devices, and a test
+# that takes one away must not see it given to another.
+test-devices:
+	go test -race -count=1 -p 1 -skip='$(RUNTIMES)' $(TESTFLAGS) $$(go list ./... | grep -v $(patsubst ./%,-e '/%$$',$(FILES)))
+
+.PHONY: test-files
+test-files:
+	go test -race -count=1 $(TESTFLAGS) $(FILES)
 	go test -tags crashpoints -count=1 $(TESTFLAGS) ./pkg/crashpoint
 	cd deploy && go test -count=1 $(TESTFLAGS) ./...
 	cd deploy/monitoring && go test -count=1 $(TESTFLAGS) ./...

@@ -175,6 +175,8 @@ var tidied = []struct {
 	{regexp.MustCompile(`\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z| UTC|[+-]\d\d:\d\d)?`), "TIME"},
 	{regexp.MustCompile(`disk sequence number \d+`), "disk sequence number N"},
 	{regexp.MustCompile(`since it was last checked \(\d+\)`), "since it was last checked (N)"},
+	{regexp.MustCompile(`\bprocess \d+`), "process N"},
+	{regexp.MustCompile(`(attachment="?|attachment )[a-z2-7]{8}\b`), "${1}ATTACHMENT"},
 	{regexp.MustCompile(`at sector \d+`), "at sector N"},
 	{regexp.MustCompile(`\d+ or more since`), "N or more since"},
 	{regexp.MustCompile(`have failed: \d+ since`), "have failed: N since"},

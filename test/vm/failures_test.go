@@ -26,18 +26,21 @@ func TestVMFailureModes(t *testing.T) {
 	t.Parallel()
 	guest := vm.Start(t, vm.Config{Udev: true})
 	rig.Must(t, guest.Put(t.Context(), rig.Build(t, ""), rig.ProgramInGuest("")))
-	guest.TestWith(t, []string{"TMPDIR=/var/tmp", "RAWBLOCK_FAILURES=/var/tmp/failures.md"}, "cmd/rawblockctl", "-test.run=^TestVMFailureModes$")
-	if t.Failed() {
-		return
-	}
-	var seen bytes.Buffer
-	rig.Must(t, guest.Run(t.Context(), &seen, "cat", "/var/tmp/failures.md"))
 	page, err := os.ReadFile(failurePage)
 	rig.Must(t, err)
 	text, written, found := strings.Cut(string(page), failureMark)
 	if !found {
 		t.Fatalf("%s has no line %s", failurePage, failureMark)
 	}
+	if !*update {
+		rig.Must(t, guest.Put(t.Context(), failurePage, "/var/tmp/failures.md"))
+	}
+	guest.TestWith(t, []string{"TMPDIR=/var/tmp", "RAWBLOCK_FAILURES=/var/tmp/failures.md"}, "cmd/rawblockctl", "-test.run=^TestVMFailureModes$")
+	if t.Failed() {
+		return
+	}
+	var seen bytes.Buffer
+	rig.Must(t, guest.Run(t.Context(), &seen, "cat", "/var/tmp/failures.md"))
 	got := "\n" + strings.TrimSpace(seen.String()) + "\n"
 	if got == written {
 		return
