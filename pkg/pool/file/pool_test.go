@@ -3,6 +3,7 @@ package file_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -180,9 +181,12 @@ func TestErrorsOfTheFilesystem(t *testing.T) {
 	if found := told(); len(found) != 0 {
 		t.Errorf("without errors is told %v", found)
 	}
-	// As if the kernel had found one (fs/ext4/sysfs.c).
+	// As if the kernel had found one (fs/ext4/sysfs.c). It counts when it gets to it.
 	rig.Must(t, os.WriteFile(filepath.Join("/sys/fs/ext4", filepath.Base(disk.Path), "trigger_fs_error"), []byte("a test"), 0o200))
-	if found := told(); len(found) != 1 || found[0].Reason != volume.PoolErrors {
-		t.Errorf("after an error is told %v", found)
-	}
+	rig.Eventually(t, func() error {
+		if found := told(); len(found) != 1 || found[0].Reason != volume.PoolErrors {
+			return fmt.Errorf("after an error is told %v", found)
+		}
+		return nil
+	})
 }
