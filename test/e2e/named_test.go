@@ -17,8 +17,8 @@ func TestNamedCommands(t *testing.T) {
 	inNamespace := `kubectl() { command kubectl --namespace=` + s.namespace + ` "$@"; }` + "\n"
 	run := func(page string, names map[string]string) {
 		for _, commands := range marked(t, page, "TestNamedCommands") {
-			for placeholder, name := range names {
-				commands = regexp.MustCompile(`\b`+placeholder+`\b`).ReplaceAllLiteralString(commands, name)
+			for capitals, name := range names {
+				commands = regexp.MustCompile(`\b`+capitals+`\b`).ReplaceAllLiteralString(commands, name)
 			}
 			t.Logf("%s:\n%s", page, commands)
 			t.Log(runStep(t, folder, inNamespace+commands))
