@@ -145,7 +145,9 @@ func (g *Guest) boot(ctx context.Context, t testing.TB, config Config) error {
 // qemuArguments are those of a machine that waits, with the root disk, a SCSI
 // controller and ports for other disks, and the lines to the agent.
 func qemuArguments(base image, initrd, folder string, config Config) []string {
-	words := "console=ttyS0 quiet panic=-1 systemd.show_status=0"
+	// QEMU's NVMe disk stops the whole machine until a request ends that the driver
+	// gives up, which it would do after a minute.
+	words := "console=ttyS0 quiet panic=-1 systemd.show_status=0 nvme_core.io_timeout=3600"
 	if config.Systemd {
 		words += " guest.init=systemd"
 	}
