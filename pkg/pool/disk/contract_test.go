@@ -21,10 +21,9 @@ func TestContract(t *testing.T) {
 		sizes      []int64
 		parameters map[string]string
 	}{
-		"partitions":          {disk.LayoutPartition, 512, []int64{72 * rig.MiB}, nil},
-		"partitions of zeros": {disk.LayoutPartition, 512, []int64{72 * rig.MiB}, map[string]string{"wipe": "zero"}},
-		"partitions, 4 KiB":   {disk.LayoutPartition, 4096, []int64{72 * rig.MiB}, nil},
-		"whole disks":         {disk.LayoutWhole, 512, []int64{72 * rig.MiB, 80 * rig.MiB, 88 * rig.MiB}, nil},
+		"partitions":                 {disk.LayoutPartition, 512, []int64{72 * rig.MiB}, nil},
+		"partitions of zeros, 4 KiB": {disk.LayoutPartition, 4096, []int64{72 * rig.MiB}, map[string]string{"wipe": "zero"}},
+		"whole disks":                {disk.LayoutWhole, 512, []int64{72 * rig.MiB, 80 * rig.MiB, 88 * rig.MiB}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			contract.Suite{

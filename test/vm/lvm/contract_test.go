@@ -9,9 +9,8 @@ import (
 
 func TestContract(t *testing.T) {
 	for name, suite := range map[string]contract.Suite{
-		"thick of zeros": {New: func(t testing.TB) contract.Medium { return newGroup(t, 512, 40*rig.MiB, 40*rig.MiB) }, Parameters: map[string]string{"wipe": "zero"}},
-		"thick, 4 KiB":   {New: func(t testing.TB) contract.Medium { return newGroup(t, 4096, 72*rig.MiB) }},
-		"thin":           {New: func(t testing.TB) contract.Medium { return newThin(t, 512, 64*rig.MiB) }},
+		"thick": {New: func(t testing.TB) contract.Medium { return newGroup(t, 4096, 40*rig.MiB, 40*rig.MiB) }, Parameters: map[string]string{"wipe": "zero"}},
+		"thin":  {New: func(t testing.TB) contract.Medium { return newThin(t, 512, 64*rig.MiB) }},
 	} {
 		t.Run(name, suite.Run)
 	}
