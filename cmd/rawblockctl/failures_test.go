@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -27,10 +28,10 @@ import (
 // failureMode is one that a test injects, and what it says of it to people.
 type failureMode struct {
 	title, cause string
-	// reason is the health reason that is to be seen.
+	// reason is the health reason that is to be seen, if any.
 	reason string
-	// begin makes the node, and returns who uses the volume, or nil, and what injects
-	// the failure.
+	// begin makes the node, and returns who uses the volume, or will, or nil, and what
+	// injects the failure.
 	begin func(t *testing.T, s *scene) (user *patient, inject func())
 }
 
@@ -186,7 +187,7 @@ var failureModes = []failureMode{
 	{
 		"A filesystem with thin volumes fills", "Something else fills the filesystem of a pool of files with thin volumes.", "PoolFull|PoolFilling",
 		func(t *testing.T, s *scene) (*patient, func()) {
-			s.thin = true
+			s.parameters = map[string]string{"thin": "true"}
 			user := s.ofFiles(t, ", overcommit: 4")
 			return user, func() {
 				exec.Command("dd", "if=/dev/zero", "of="+filepath.Join(filepath.Dir(s.files), "others"), "bs=1M").Run() // It ends with ENOSPC.
@@ -234,7 +235,7 @@ func TestVMFailureModes(t *testing.T) {
 		rig.Must(t, err)
 	}
 	var page strings.Builder
-	for _, mode := range failureModes {
+	for _, mode := range slices.Concat(failureModes, refusals) {
 		var seen string
 		for attempt := range 3 {
 			t.Run(fmt.Sprintf("%s/%d", mode.title, attempt), func(t *testing.T) { seen = mode.see(t) })

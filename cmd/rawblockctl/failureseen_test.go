@@ -29,11 +29,16 @@ func (m failureMode) see(t *testing.T) string {
 	command(t, "udevadm", "settle") // It looks at each new disk, and would see the failure too.
 	before, beforeLog := s.metrics(t), len(s.said(t))
 	inject()
+	var calls []string
+	staged := user != nil && user.lock != ""
+	if user != nil && !staged {
+		calls = append(calls, "the pod starts: "+code(user.start(rig.Context(t))))
+	}
 	var conditions []string
 	wanted := regexp.MustCompile(" (" + m.reason + "): ")
 	rig.Eventually(t, func() error {
 		before := s.tidy(strings.Join(conditions, "\n"))
-		if conditions = s.conditions(t, user); !slices.ContainsFunc(conditions, wanted.MatchString) {
+		if conditions = s.conditions(t, user); m.reason != "" && !slices.ContainsFunc(conditions, wanted.MatchString) {
 			return fmt.Errorf("the health is %q, without %s", conditions, m.reason)
 		}
 		if s.tidy(strings.Join(conditions, "\n")) != before {
@@ -46,10 +51,11 @@ func (m failureMode) see(t *testing.T) string {
 	_, problems, _ := strings.Cut(screen, "PROBLEMS")
 	_, problems, _ = strings.Cut(problems, "\n")
 	changed := s.metricsSince(t, before)
-	var calls []string
-	if user != nil {
+	if staged {
 		calls = append(calls, "the pod reads: "+s.reading(user.target))
 		calls = append(calls, "NodePublishVolume again: "+code(user.Publish(rig.Context(t), user.target)))
+	}
+	if user != nil {
 		calls = append(calls, "the pod is torn down: "+code(user.takeDown(rig.Context(t), t)))
 	}
 	log := s.said(t)[beforeLog:]

@@ -21,8 +21,9 @@ import (
 	"github.com/rawblock-csi/rawblock-csi/pkg/nodelock"
 	"github.com/rawblock-csi/rawblock-csi/pkg/pool/disk"
 	"github.com/rawblock-csi/rawblock-csi/pkg/pool/file"
+	"github.com/rawblock-csi/rawblock-csi/pkg/pool/lvm"
+	"github.com/rawblock-csi/rawblock-csi/pkg/program"
 	"github.com/rawblock-csi/rawblock-csi/pkg/publish"
-	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
 )
 
 // nodeFlags say how to look at the node where no plugin answers.
@@ -52,6 +53,10 @@ func (n *nodeFlags) add(flags *pflag.FlagSet) {
 	n.nodeID = host
 	flags.Lookup("node-id").DefValue = ""
 }
+
+// hostNamespace is the mount namespace that lvm is run in, as the plugin does: this
+// program may be in its container.
+const hostNamespace = "/proc/1/ns/mnt"
 
 // The words for who has told what is shown.
 const (
@@ -156,8 +161,15 @@ func lookAt(setting config.Pool, sysfs blockdev.Sysfs) (inspect.Source, func()) 
 			return source, nothing
 		}
 		source.Volumes = found
-	default:
-		source.Err = fmt.Errorf("%w: only the plugin reads a pool of the kind %s; see lvs -o +lv_tags, and start the plugin", volume.ErrPrecondition, setting.Kind())
+	case setting.LVM != nil:
+		found, err := lvm.Look(setting.Name, lvm.Options{
+			VolumeGroup: setting.LVM.VolumeGroup, ThinPool: setting.LVM.ThinPool, Overcommit: setting.LVM.Overcommit, Wipe: setting.LVM.Wipe,
+		}, program.New(hostNamespace), sysfs)
+		if err != nil {
+			source.Err = err
+			return source, nothing
+		}
+		source.Volumes = found
 	}
 	return source, nothing
 }

@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -40,12 +41,12 @@ type ward struct {
 	// flags are further ones of the plugin, and log is the file with what it says.
 	flags []string
 	log   string
-	// size is that of the volumes of pools in bytes, 4 MiB where it is left out, and thin
-	// says that they take only the space that is written to.
-	thin   bool
-	size   int64
-	plugin *exec.Cmd
-	csi    *rig.Plugin
+	// size is that of the volumes of pools in bytes, 4 MiB where it is left out, and
+	// parameters are further ones of their StorageClass.
+	size       int64
+	parameters map[string]string
+	plugin     *exec.Cmd
+	csi        *rig.Plugin
 	// neighbours are the volumes that must not be touched.
 	neighbours []*patient
 }
@@ -223,9 +224,7 @@ func (w *ward) admit(t *testing.T, pool, name, device string) *patient {
 	p := &patient{name: "pv-" + name, pod: "uid-" + name}
 	if device == "" {
 		parameters := map[string]string{"pool": pool}
-		if w.thin {
-			parameters["thin"] = "true"
-		}
+		maps.Copy(parameters, w.parameters)
 		request := &csi.CreateVolumeRequest{
 			Name: name, Parameters: parameters, CapacityRange: &csi.CapacityRange{RequiredBytes: cmp.Or(w.size, 4*rig.MiB)},
 			VolumeCapabilities: []*csi.VolumeCapability{w.csi.Provisioned(t, name).Capability()},
@@ -237,6 +236,7 @@ func (w *ward) admit(t *testing.T, pool, name, device string) *patient {
 		}
 		rig.Must(t, err)
 		p.Volume = w.csi.Provisioned(t, response.GetVolume().GetVolumeId())
+		p.Context = response.GetVolume().GetVolumeContext()
 	} else {
 		p.Volume = w.csi.NewVolume(t, name, device)
 	}

@@ -311,7 +311,7 @@ func (b *bench) parallel() {
 		name := fmt.Sprintf("v%d", i)
 		b.cleanUp(name)
 		group.Go(func() {
-			for range 3 {
+			for range 2 {
 				if err := b.roundTrip(name, byte('a'+i)); err != nil {
 					b.Errorf("%s: %v", name, err)
 					return

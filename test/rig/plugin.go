@@ -115,6 +115,8 @@ type Volume struct {
 	Staging string
 	// Context is the volume_context.
 	Context map[string]string
+	// Secrets are those of NodeStageVolume.
+	Secrets map[string]string
 	// Mode is the access mode.
 	Mode   csi.VolumeCapability_AccessMode_Mode
 	plugin *Plugin
@@ -162,7 +164,7 @@ func (v *Volume) Capability() *csi.VolumeCapability {
 // Stage calls NodeStageVolume.
 func (v *Volume) Stage(ctx context.Context) error {
 	_, err := v.plugin.NodeStageVolume(ctx, &csi.NodeStageVolumeRequest{
-		VolumeId: v.ID, StagingTargetPath: v.Staging, VolumeCapability: v.Capability(), VolumeContext: v.Context,
+		VolumeId: v.ID, StagingTargetPath: v.Staging, VolumeCapability: v.Capability(), VolumeContext: v.Context, Secrets: v.Secrets,
 	})
 	return err
 }

@@ -12,6 +12,6 @@ func TestVMEncryption(t *testing.T) {
 	t.Parallel()
 	guest := vm.Start(t, vm.Config{Udev: true})
 	rig.Must(t, guest.Put(t.Context(), rig.Build(t, "crashpoints"), rig.ProgramInGuest("crashpoints")))
-	guest.Test(t, "test/vm/encryption", "-test.skip=^TestKilled")
+	guest.TestWith(t, putPage(t, guest, "encryption.md"), "test/vm/encryption", "-test.skip=^TestKilled")
 	guest.Test(t, "test/vm/encryption", "-test.run=^TestKilled") // It derives keys at their real cost.
 }

@@ -23,7 +23,7 @@ func TestVMIdentity(t *testing.T) {
 	})
 	t.Run("with it", func(t *testing.T) {
 		guest := vm.Start(t, vm.Config{Udev: true})
-		guest.Test(t, identityTests, "-test.run=^TestUdev")
+		guest.TestWith(t, putPage(t, guest, "deploy.md"), identityTests, "-test.run=^TestUdev")
 	})
 }
 

@@ -12,6 +12,7 @@ import (
 
 // The pool of logical volumes, with the real lvm: what every pool promises.
 func TestVMLVMContract(t *testing.T) {
+	t.Parallel()
 	for _, suite := range []string{"thick", "thin"} {
 		t.Run(suite, func(t *testing.T) {
 			t.Parallel()

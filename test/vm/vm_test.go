@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/rawblock-csi/rawblock-csi/test/rig"
 	"github.com/rawblock-csi/rawblock-csi/test/vm"
 	"github.com/rawblock-csi/rawblock-csi/test/vm/machine"
 )
@@ -25,4 +26,13 @@ func TestVMSystemd(t *testing.T) {
 		t.Fatalf("%v\n%s", err, output.String())
 	}
 	t.Log(output.String())
+}
+
+// putPage copies a page of the documentation into a guest, for the tests there that run
+// its commands (rig.Commands), and returns the environment by which they find it.
+func putPage(t *testing.T, guest *vm.Guest, page string) (environment []string) {
+	t.Helper()
+	const folder = "/var/tmp"
+	rig.Must(t, guest.Put(t.Context(), "../../docs/"+page, folder+"/"+page))
+	return []string{"RAWBLOCK_DOCS=" + folder}
 }

@@ -79,6 +79,17 @@ type Pool struct {
 // there, or cannot be used, is no error: its disks may come later, and calls say so
 // until then. Errors: volume.ErrInvalid for an option.
 func New(ctx context.Context, name string, options Options, programs lvm.Programs, sysfs blockdev.Sysfs) (*Pool, error) {
+	p, err := newPool(klog.FromContext(ctx), name, options, programs, sysfs)
+	if err != nil {
+		return nil, err
+	}
+	p.background, p.stop = context.WithCancel(klog.NewContext(context.WithoutCancel(ctx), p.logger))
+	p.workers.Go(p.watch) // Nobody waits for a disk that does not answer.
+	return p, nil
+}
+
+// newPool returns a pool that does nothing by itself.
+func newPool(logger klog.Logger, name string, options Options, programs lvm.Programs, sysfs blockdev.Sysfs) (*Pool, error) {
 	if err := lvm.CheckName(options.VolumeGroup); err != nil {
 		return nil, fmt.Errorf("volume group: %w", err)
 	}
@@ -91,14 +102,11 @@ func New(ctx context.Context, name string, options Options, programs lvm.Program
 	}
 	options.Overcommit = max(options.Overcommit, 1)
 	options.step = cmp.Or(options.step, wipeStep)
-	p := &Pool{
+	return &Pool{
 		name: name, options: options, wipe: wipe, lvm: lvm.New(programs), sysfs: sysfs, metrics: newMetrics(name),
-		logger: klog.FromContext(ctx).WithValues("pool", name, "volumeGroup", options.VolumeGroup), turn: make(chan struct{}, 1),
+		logger: logger.WithValues("pool", name, "volumeGroup", options.VolumeGroup), turn: make(chan struct{}, 1),
 		unfinished: map[string]struct{}{}, known: map[string]active{}, wiping: map[string]*progress{},
-	}
-	p.background, p.stop = context.WithCancel(klog.NewContext(context.WithoutCancel(ctx), p.logger))
-	p.workers.Go(p.watch) // Nobody waits for a disk that does not answer.
-	return p, nil
+	}, nil
 }
 
 // Close ends what the pool does in the background; the next New goes on with it. The

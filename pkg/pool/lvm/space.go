@@ -66,6 +66,14 @@ func (p *Pool) thinPool(ctx context.Context, g *group) (lvm.Volume, error) {
 	return pool, unusable(err)
 }
 
+// capacity is nothing where nothing can be made.
+func (r room) capacity() volume.Capacity {
+	if r.left == 0 {
+		return volume.Capacity{}
+	}
+	return volume.Capacity{Available: r.left, MaxVolume: r.left, MinVolume: r.unit}
+}
+
 // room returns what can be made. The caller has its turn.
 func (p *Pool) room(ctx context.Context, g *group) (room, error) {
 	if p.options.ThinPool == "" {
@@ -125,9 +133,7 @@ func (p *Pool) Capacity(ctx context.Context, values map[string]string) (volume.C
 	var capacity volume.Capacity
 	err := p.change(ctx, func(ctx context.Context, g group) error {
 		r, err := p.room(ctx, &g)
-		if err == nil && r.left > 0 {
-			capacity = volume.Capacity{Available: r.left, MaxVolume: r.left, MinVolume: r.unit}
-		}
+		capacity = r.capacity()
 		return err
 	})
 	switch {

@@ -3,6 +3,8 @@ package lvm
 import (
 	"cmp"
 	"slices"
+
+	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
 )
 
 const (
@@ -32,6 +34,8 @@ type Status struct {
 // seenVolume is what was seen of a volume.
 type seenVolume struct {
 	device device
+	// medium is what the volume is, in words.
+	medium volume.Medium
 	// partial says that a part of it is on a disk that has gone, err why its tags cannot
 	// be understood.
 	partial bool
@@ -67,7 +71,7 @@ func (p *Pool) see(g group) {
 		switch e.kind {
 		case volumeKind:
 			seen.Volumes++
-			seen.entries[e.name] = seenVolume{deviceOf(g.Group, e), e.Partial, e.err}
+			seen.entries[e.name] = seenVolume{deviceOf(g.Group, e), mediumOf(g.Group, e), e.Partial, e.err}
 		case snapshotKind:
 			seen.Snapshots++
 		}

@@ -188,17 +188,22 @@ func (p *Pool) List(ctx context.Context) ([]volume.Info, error) {
 	if err != nil {
 		return nil, err
 	}
+	return g.infos(ctx), nil
+}
+
+// infos returns the volumes that are whole.
+func (g *group) infos(ctx context.Context) []volume.Info {
 	var found []volume.Info
 	for _, e := range g.entries {
 		switch {
 		case e.kind != volumeKind || e.making:
 		case e.err != nil: // One that cannot be understood does not hide the others.
-			klog.FromContext(ctx).Error(e.err, "Cannot list a volume", "pool", p.name, "name", e.name)
+			klog.FromContext(ctx).Error(e.err, "Cannot list a volume", "pool", g.pool, "name", e.name)
 		default:
 			found = append(found, e.info())
 		}
 	}
-	return found, nil
+	return found
 }
 
 // Delete removes a volume; see driver.Pool. A thick one is wiped in the background, and
