@@ -35,11 +35,6 @@ var version = "unknown"
 // adminSocket is the name of the admin socket in the state directory.
 const adminSocket = "admin.sock"
 
-// hostNamespace is the mount namespace that the programs of the host are run in: that of
-// process 1, which is the host's where the plugin sees the processes of the host, and
-// otherwise its own.
-const hostNamespace = "/proc/1/ns/mnt"
-
 type flags struct {
 	driver.Options
 	config        string
@@ -81,7 +76,7 @@ func run(args []string, stdout, stderr io.Writer) error {
 	options.ControllerExpansion = settings.ControllerExpansion
 	options.Devices = static.New(settings.Devices.Patterns(), options.Sysfs)
 
-	setEncryption(settings.Encryption, program.New(hostNamespace), &options)
+	setEncryption(settings.Encryption, program.New(program.HostNamespace), &options)
 
 	if err := options.Check(); err != nil {
 		return err

@@ -223,9 +223,7 @@ var failureModes = []failureMode{
 // TestVMFailureModes injects each failure on a node of its own, and writes what people
 // see of it: the text of docs/explanation/failure-modes.md. It runs in a guest machine.
 func TestVMFailureModes(t *testing.T) {
-	if !machine.Inside() {
-		t.Skip("This needs a guest machine: make test-vm.")
-	}
+	machine.Require(t)
 	path := os.Getenv(failurePage)
 	if path == "" {
 		t.Fatalf("%s does not say where the text is to be written", failurePage)

@@ -54,10 +54,6 @@ func (n *nodeFlags) add(flags *pflag.FlagSet) {
 	flags.Lookup("node-id").DefValue = ""
 }
 
-// hostNamespace is the mount namespace that lvm is run in, as the plugin does: this
-// program may be in its container.
-const hostNamespace = "/proc/1/ns/mnt"
-
 // The words for who has told what is shown.
 const (
 	fromPlugin = "plugin"
@@ -164,7 +160,7 @@ func lookAt(setting config.Pool, sysfs blockdev.Sysfs) (inspect.Source, func()) 
 	case setting.LVM != nil:
 		found, err := lvm.Look(setting.Name, lvm.Options{
 			VolumeGroup: setting.LVM.VolumeGroup, ThinPool: setting.LVM.ThinPool, Overcommit: setting.LVM.Overcommit, Wipe: setting.LVM.Wipe,
-		}, program.New(hostNamespace), sysfs)
+		}, program.New(program.HostNamespace), sysfs)
 		if err != nil {
 			source.Err = err
 			return source, nothing

@@ -12,9 +12,7 @@ import (
 // What is known of a pool of logical volumes is the same without the plugin: lvm tells
 // it. It runs in a guest machine.
 func TestVMOfflineOfLVM(t *testing.T) {
-	if !machine.Inside() {
-		t.Skip("This needs a guest machine: make test-vm.")
-	}
+	machine.Require(t)
 	for _, pool := range []struct{ name, lvcreate, options string }{
 		{"thin", "--type thin-pool --size 32M --name tp", ", thinPool: tp, overcommit: 2"},
 		{"thick", "", ""}, // The last, as lvm does not clear up after a disk that has gone.

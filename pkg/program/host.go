@@ -17,6 +17,10 @@ import (
 // Standard 3.0 for those of the system.
 const path = "/usr/sbin:/usr/bin:/sbin:/bin"
 
+// HostNamespace is the mount namespace of process 1: the host's where the caller sees the
+// processes of the host, and otherwise its own.
+const HostNamespace = "/proc/1/ns/mnt"
+
 // ErrNotInstalled says that the host has no such program.
 var ErrNotInstalled = errors.New("not installed on this node")
 
@@ -54,11 +58,9 @@ type Host struct {
 	mountNamespace string
 }
 
-// New returns the host whose mount namespace is at a path, such as
-// /proc/1/ns/mnt of a plugin that is in a container and sees the processes of the
-// host; empty: the plugin's own. With the mount namespace comes the IPC namespace
-// beside it: device-mapper tools and udev tell each other by semaphores there that
-// a device is ready.
+// New returns the host whose mount namespace is at a path, such as HostNamespace; empty:
+// the plugin's own. With the mount namespace comes the IPC namespace beside it:
+// device-mapper tools and udev tell each other by semaphores there that a device is ready.
 func New(mountNamespace string) *Host { return &Host{mountNamespace} }
 
 // Run runs a program to its end and returns what it wrote to its standard output.

@@ -55,9 +55,13 @@ func TestVolumeOfALostNode(t *testing.T) {
 		found, err := volumes.Get(ctx, s.namespace, metav1.GetOptions{})
 		return err == nil && found.Status.Phase == corev1.VolumeReleased, err
 	})
-	for _, commands := range marked(t, "deploy.md", "TestVolumeOfALostNode") {
-		runStep(t, "", strings.ReplaceAll(commands, " PV ", " "+s.namespace+" "))
+	remove, release, _ := strings.Cut(strings.ReplaceAll(marked(t, "deploy.md", "TestVolumeOfALostNode")[0], " PV ", " "+s.namespace+" "), "\n")
+	runStep(t, "", remove)
+	found, err := volumes.Get(t.Context(), s.namespace, metav1.GetOptions{})
+	if err != nil || found.DeletionTimestamp == nil {
+		t.Fatalf("after %s: %v, %v", remove, found, err)
 	}
+	runStep(t, "", release)
 	s.until("the volume is gone", func(ctx context.Context) (bool, error) {
 		_, err := volumes.Get(ctx, s.namespace, metav1.GetOptions{})
 		return err != nil, ignoreMissing(err)

@@ -100,6 +100,20 @@ func Inside() bool {
 	return err == nil
 }
 
+// Require skips the test, loudly, where it does not run in a guest; in CI it fails it: a
+// test of package vm has it run in one.
+func Require(t testing.TB) {
+	t.Helper()
+	if Inside() {
+		return
+	}
+	const message = "needs a guest machine: make test-vm"
+	if os.Getenv("CI") != "" {
+		t.Fatal(message)
+	}
+	t.Skip("SKIPPED: " + message)
+}
+
 // OnlyInside ends the process, successfully, where it does not run in a guest: the
 // tests of its package are run by those of package vm.
 func OnlyInside() {
