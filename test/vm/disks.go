@@ -198,10 +198,7 @@ func (d *disks) unplug(ctx context.Context, pulled *disk) error {
 	if !pulled.plugged {
 		return fmt.Errorf("disk %d is not plugged in", pulled.id)
 	}
-	if err := d.qmp.run(ctx, "device_del", arguments{"id": pulled.device()}); err != nil {
-		return err
-	}
-	if err := d.qmp.waitDeleted(ctx, pulled.device()); err != nil {
+	if err := d.qmp.remove(ctx, pulled.device()); err != nil {
 		return err
 	}
 	pulled.plugged = false

@@ -106,20 +106,35 @@ func (q *qmp) run(ctx context.Context, command string, args arguments) error {
 	}
 }
 
-// waitDeleted waits until the guest has given up a device.
-func (q *qmp) waitDeleted(ctx context.Context, device string) error {
-	for {
-		q.mutex.Lock()
-		gone := q.deleted[device]
-		delete(q.deleted, device)
-		q.mutex.Unlock()
-		if gone {
-			return nil
-		}
+// askAgain is after how long a guest is asked once more for a device. Of some five
+// hundred requests of ACPI's hot-plug one is lost where the guest is busy.
+const askAgain = 10 * time.Second
+
+// remove takes a device from the machine, and returns once the guest has given it up.
+func (q *qmp) remove(ctx context.Context, device string) error {
+	request := arguments{"id": device}
+	if err := q.run(ctx, "device_del", request); err != nil {
+		return err
+	}
+	var refused error
+	for again := time.Now().Add(askAgain); !q.takeDeleted(device); {
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("the guest does not give up %s: %w", device, ctx.Err())
+			return errors.Join(fmt.Errorf("the guest does not give up %s: %w", device, ctx.Err()), refused)
 		case <-time.After(5 * time.Millisecond):
 		}
+		if time.Now().After(again) {
+			again = time.Now().Add(askAgain)
+			refused = q.run(ctx, "device_del", request) // Also where it has just gone.
+		}
 	}
+	return nil
+}
+
+// takeDeleted reports, once, that the guest has given up a device.
+func (q *qmp) takeDeleted(device string) bool {
+	q.mutex.Lock()
+	defer q.mutex.Unlock()
+	defer delete(q.deleted, device)
+	return q.deleted[device]
 }
