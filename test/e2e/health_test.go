@@ -1,9 +1,12 @@
 package e2e
 
 import (
+	"context"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // Kubelet asks for the health of volumes, and what is wrong stands in the status of the
@@ -21,6 +24,44 @@ func TestHealthIsShown(t *testing.T) {
 	})
 	node.mustShell(s, "truncate -s 64M %s", data)
 	pod.untilIs("is well", func(now *corev1.Pod) bool { return len(healthOf(now)) == 0 })
+}
+
+// Kubelet asks for the health of a node's pools, and the node's CSINode has it.
+//
+// That the filesystem of the pool has become read-only is played in the plugin's mount
+// namespace alone, as the node has no filesystem that only the pool is on.
+func TestStorageHealthIsShown(t *testing.T) {
+	s := newScene(t)
+	node := s.nodes()[0]
+	remount := func(how string) {
+		s.Helper()
+		node.mustShell(s, "nsenter --target $(pidof rawblock-csi) --mount mount -o remount,bind,%s /var/lib/rawblock-csi", how)
+	}
+	remount("ro")
+	s.afterwards = append(s.afterwards, func() { remount("rw") })
+	s.until("the pool is read-only", func(ctx context.Context) (bool, error) {
+		found, err := s.storageHealth(ctx, node)
+		return len(found) == 1 && found[0].Status == storagev1.StorageDegraded && found[0].Reason == "PoolReadOnly" && found[0].Message != "", err
+	})
+	remount("rw")
+	s.until("the pool is well", func(ctx context.Context) (bool, error) {
+		found, err := s.storageHealth(ctx, node)
+		return len(found) == 0, err
+	})
+}
+
+// storageHealth is what the node's CSINode has of the plugin's pools.
+func (s *scene) storageHealth(ctx context.Context, n node) ([]storagev1.StorageHealthCondition, error) {
+	seen, err := s.kube.StorageV1().CSINodes().Get(ctx, n.name, metav1.GetOptions{})
+	if err != nil {
+		return nil, err
+	}
+	for _, health := range seen.Status.StorageHealth {
+		if health.Name == driverName {
+			return health.HealthConditions, nil
+		}
+	}
+	return nil, nil
 }
 
 func healthOf(pod *corev1.Pod) []corev1.VolumeHealthCondition {

@@ -49,7 +49,7 @@ func (g *Guest) TestWith(t testing.TB, environment []string, name string, args .
 	results.finish()
 	switch {
 	case err != nil:
-		t.Errorf("the tests of %s in the guest: %v", name, err)
+		t.Errorf("the tests of %s in the guest: %v\n%s", name, err, results.failures)
 	case len(results.skipped) > 0:
 		t.Errorf("tests of %s were skipped in the guest: %s", name, strings.Join(results.skipped, ", "))
 	case results.passed == 0:
@@ -78,15 +78,19 @@ func (g *Guest) Bench(t testing.TB, output io.Writer, name, times string) {
 	}))
 }
 
-// watcher passes the output of tests on, and counts.
+// watcher passes the output of tests on, counts, and keeps what those print that fail.
 type watcher struct {
 	*io.PipeWriter
-	done    chan struct{}
-	passed  int
-	skipped []string
+	done     chan struct{}
+	passed   int
+	skipped  []string
+	failures string
 }
 
-var result = regexp.MustCompile(`^\s*--- (PASS|SKIP): (\S+)`)
+var (
+	result = regexp.MustCompile(`^\s*--- (PASS|FAIL|SKIP): (\S+)`)
+	begins = regexp.MustCompile(`^=== RUN\s+[^/]+$`)
+)
 
 func watch(test string) *watcher {
 	reader, writer := io.Pipe()
@@ -94,17 +98,33 @@ func watch(test string) *watcher {
 	go func() {
 		defer close(w.done)
 		lines := bufio.NewReader(reader)
+		var current strings.Builder // What the test prints that runs, with those in it.
+		var failed bool
 		for {
 			line, err := lines.ReadString('\n')
 			if err != nil {
+				w.failures += current.String() // Also where it ended before its time.
 				return
 			}
+			if begins.MatchString(line) {
+				if failed {
+					w.failures += current.String()
+				}
+				current.Reset()
+				failed = false
+			}
+			current.WriteString(line)
 			io.WriteString(os.Stdout, test+": "+line) // Guests run side by side.
-			switch found := result.FindStringSubmatch(line); {
-			case found == nil:
-			case found[1] == "PASS":
+			found := result.FindStringSubmatch(line)
+			if found == nil {
+				continue
+			}
+			switch found[1] {
+			case "PASS":
 				w.passed++
-			default:
+			case "FAIL":
+				failed = true
+			case "SKIP":
 				w.skipped = append(w.skipped, found[2])
 			}
 		}

@@ -37,12 +37,12 @@ var somebodys = map[string]struct {
 	"LVM, no group":         {commands("pvcreate -q %s"), "occupied", "LVM2 physical volume", ""},
 	"LVM, group":            {group, "occupied", "LVM2 physical volume", ""},
 	"LVM, active":           {activeGroup, "busy", "(identity-lv)", "(identity-lv)"},
-	"MD 0.90":               {array("0.90", false), "occupied", "MD RAID member (0.90)", ""},
-	"MD 1.0":                {array("1.0", false), "occupied", "MD RAID member (1.0)", ""},
-	"MD 1.1":                {array("1.1", false), "occupied", "MD RAID member (1.1)", ""},
-	"MD 1.2":                {array("1.2", false), "occupied", "MD RAID member (1.2)", ""},
-	"MD 1.0, active":        {array("1.0", true), "busy", "held by md", "held by md"},
-	"MD 1.2, active":        {array("1.2", true), "busy", "held by md", "held by md"},
+	"MD 0.90":               {array("/dev/md1", "0.90", false), "occupied", "MD RAID member (0.90)", ""},
+	"MD 1.0":                {array("/dev/md2", "1.0", false), "occupied", "MD RAID member (1.0)", ""},
+	"MD 1.1":                {array("/dev/md3", "1.1", false), "occupied", "MD RAID member (1.1)", ""},
+	"MD 1.2":                {array("/dev/md4", "1.2", false), "occupied", "MD RAID member (1.2)", ""},
+	"MD 1.0, active":        {array("/dev/md5", "1.0", true), "busy", "held by md", "held by md"},
+	"MD 1.2, active":        {array("/dev/md6", "1.2", true), "busy", "held by md", "held by md"},
 	"LUKS1":                 {luks("luks1", false), "occupied", "LUKS encryption", ""},
 	"LUKS2":                 {luks("luks2", false), "occupied", "LUKS encryption", ""},
 	"LUKS2, open":           {luks("luks2", true), "busy", "(identity-luks)", "(identity-luks)"},
@@ -185,17 +185,18 @@ func activeGroup(t *testing.T, d *machine.Plugged) {
 	run(t, "lvcreate", "-q", "-y", "-n", "lv", "-L", "16M", "identity")
 }
 
-// array makes the disk a member of a mirror whose other half is missing.
-func array(metadata string, active bool) func(*testing.T, *machine.Plugged) {
+// array makes the disk a member of a mirror whose other half is missing. Each has a number
+// of its own: the node of one may go after that of the next has come.
+func array(node, metadata string, active bool) func(*testing.T, *machine.Plugged) {
 	return func(t *testing.T, d *machine.Plugged) {
 		t.Helper()
-		run(t, "mdadm", "--create", "/dev/md7", "--run", "--level=1", "--raid-devices=2", "--metadata="+metadata, d.Path, "missing")
+		run(t, "mdadm", "--create", node, "--run", "--level=1", "--raid-devices=2", "--metadata="+metadata, d.Path, "missing")
 		if active {
-			undo(t, "mdadm", "--stop", "/dev/md7")
+			undo(t, "mdadm", "--stop", node)
 			return
 		}
 		run(t, "udevadm", "settle")
-		run(t, "mdadm", "--stop", "/dev/md7")
+		run(t, "mdadm", "--stop", node)
 	}
 }
 
