@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"path/filepath"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -26,24 +27,32 @@ func TestHealthIsShown(t *testing.T) {
 	pod.untilIs("is well", func(now *corev1.Pod) bool { return len(healthOf(now)) == 0 })
 }
 
-// Kubelet asks for the health of a node's pools, and the node's CSINode has it.
-//
-// That the filesystem of the pool has become read-only is played in the plugin's mount
-// namespace alone, as the node has no filesystem that only the pool is on.
+// Kubelet asks for the health of a node's pools, and the node's CSINode has what is wrong
+// until it is well: here with a filesystem that the pool has for itself meanwhile.
 func TestStorageHealthIsShown(t *testing.T) {
 	s := newScene(t)
 	node := s.nodes()[0]
-	remount := func(how string) {
-		s.Helper()
-		node.mustShell(s, "nsenter --target $(pidof rawblock-csi) --mount mount -o remount,bind,%s /var/lib/rawblock-csi", how)
+	d := s.newDisk(node)
+	const pool = "/var/lib/rawblock-csi/files"
+	mounted := false
+	unmount := func() {
+		if mounted {
+			node.mustShell(s, "umount %s", pool)
+			node.killPlugin(s) // It has the filesystem in a mount namespace of its own.
+			mounted = false
+		}
 	}
-	remount("ro")
-	s.afterwards = append(s.afterwards, func() { remount("rw") })
-	s.until("the pool is read-only", func(ctx context.Context) (bool, error) {
+	t.Cleanup(unmount)
+	node.mustShell(s, "mke2fs -q -t ext4 %[1]s && mount -o errors=continue %[1]s %[2]s", d.loop, pool)
+	mounted = true
+	node.killPlugin(s) // The next one has the pool on that filesystem.
+
+	node.mustShell(s, "echo planted > /sys/fs/ext4/%s/trigger_fs_error", filepath.Base(d.loop))
+	s.until("the pool has errors", func(ctx context.Context) (bool, error) {
 		found, err := s.storageHealth(ctx, node)
-		return len(found) == 1 && found[0].Status == storagev1.StorageDegraded && found[0].Reason == "PoolReadOnly" && found[0].Message != "", err
+		return len(found) == 1 && found[0].Status == storagev1.StorageDegraded && found[0].Reason == "PoolErrors" && found[0].Message != "", err
 	})
-	remount("rw")
+	unmount()
 	s.until("the pool is well", func(ctx context.Context) (bool, error) {
 		found, err := s.storageHealth(ctx, node)
 		return len(found) == 0, err
