@@ -132,9 +132,14 @@ func (p *Pool) lockSource(source volume.Source) (unlock func(), err error) {
 	return func() {}, nil
 }
 
-// once has work done that outlives ctx: who asks again meanwhile waits for it too.
-func (p *Pool) once(ctx context.Context, name string, work func(context.Context) error) error {
+// once has an entry made where there is none, by work that outlives ctx: who asks again
+// meanwhile waits for it too.
+func (p *Pool) once(ctx context.Context, name string, place entry, work func(context.Context) error) error {
 	done := p.making.DoChan(name, func() (any, error) {
+		// Looked at here, as only one is here at a time.
+		if _, _, err := place.read(); !errors.Is(err, volume.ErrNotFound) {
+			return nil, nil //nolint:nilerr // What is wrong with it, the caller finds too.
+		}
 		return nil, work(context.WithoutCancel(ctx))
 	})
 	select {

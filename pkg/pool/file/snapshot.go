@@ -15,11 +15,9 @@ import (
 // their data the volume may be in use: the snapshot is what a power cut would
 // have left. Elsewhere it is a copy, of a volume that is not.
 func (p *Pool) CreateSnapshot(ctx context.Context, name, of string) (volume.Snapshot, error) {
-	if _, _, err := p.snapshot(name).read(); errors.Is(err, volume.ErrNotFound) {
-		create := func(ctx context.Context) error { return p.createSnapshot(ctx, name, of) }
-		if err := p.once(ctx, "snapshot "+name, create); err != nil {
-			return volume.Snapshot{}, err
-		}
+	create := func(ctx context.Context) error { return p.createSnapshot(ctx, name, of) }
+	if err := p.once(ctx, "snapshot "+name, p.snapshot(name), create); err != nil {
+		return volume.Snapshot{}, err
 	}
 	snapshot, err := p.GetSnapshot(ctx, name)
 	if err == nil && snapshot.Volume != of {

@@ -22,11 +22,9 @@ func (p *Pool) Create(ctx context.Context, spec volume.Spec) (volume.Info, error
 	if !spec.Encryption.Known() {
 		return volume.Info{}, fmt.Errorf("%w: encryption %q is unknown", volume.ErrInvalid, spec.Encryption)
 	}
-	if _, _, err := p.volume(spec.Name).read(); errors.Is(err, volume.ErrNotFound) {
-		create := func(ctx context.Context) error { return p.create(ctx, spec, parameters) }
-		if err := p.once(ctx, "volume "+spec.Name, create); err != nil {
-			return volume.Info{}, err
-		}
+	create := func(ctx context.Context) error { return p.create(ctx, spec, parameters) }
+	if err := p.once(ctx, "volume "+spec.Name, p.volume(spec.Name), create); err != nil {
+		return volume.Info{}, err
 	}
 	// Who asked first may have asked for something else.
 	r, info, err := p.volume(spec.Name).read()
