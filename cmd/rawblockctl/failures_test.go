@@ -207,7 +207,7 @@ var failureModes = []failureMode{
 		"The disk of an attachment goes", "A disk that a pod uses, and that another container was given while it ran, is pulled out.", "AttachmentLost",
 		func(t *testing.T, s *scene) (*patient, func()) {
 			disk, user := s.ofDisk(t, machine.SCSI)
-			s.attach(t, user)
+			s.attach(t, user, true)
 			return user, func() { disk.Unplug(t) }
 		},
 	},
@@ -295,12 +295,19 @@ func (s *scene) ofPool(t *testing.T) (*machine.Plugged, *patient) {
 
 func (s *scene) ofMapping(t *testing.T) (name string, user *patient) {
 	t.Helper()
+	name = s.mapping(t)
+	return name, s.use(t, "", "/dev/mapper/"+name)
+}
+
+// mapping makes a mapping over a disk, which no pod uses.
+func (s *scene) mapping(t *testing.T) (name string) {
+	t.Helper()
 	disk := machine.Add(t, machine.Disk{Size: failureSize})
 	name = "failing"
 	command(t, "dmsetup", "create", name, "--table", fmt.Sprintf("0 %d linear %s 0", failureSize/512, disk.Path))
 	t.Cleanup(func() { exec.Command("dmsetup", "remove", "--force", name).Run() })
 	s.begin(t, "")
-	return name, s.use(t, "", "/dev/mapper/"+name)
+	return name
 }
 
 // ofFiles has a pool of files on a filesystem of its own.
@@ -315,15 +322,16 @@ func (s *scene) ofFiles(t *testing.T, options string) *patient {
 	return s.use(t, "pool", "")
 }
 
-// attach gives the volume to a container that runs, too.
-func (s *scene) attach(t *testing.T, user *patient) {
+// attach gives the volume to a container that runs; shared where a pod has it too.
+func (s *scene) attach(t *testing.T, user *patient, shared bool) hotplug.Attachment {
 	t.Helper()
 	container := rig.NewContainer(t, oci.Config{CgroupV2: true})
 	pid, err := container.PID(rig.Context(t))
 	rig.Must(t, err)
-	request := hotplug.Request{Volume: user.ID, Shared: true, Target: hotplug.Target{PID: pid}, Path: "/dev/xvdb"}
-	_, err = admin.NewClient(s.socket()).Attach(rig.Context(t), request)
+	request := hotplug.Request{Volume: user.ID, Shared: shared, Target: hotplug.Target{PID: pid}, Path: "/dev/xvdb"}
+	attachment, err := admin.NewClient(s.socket()).Attach(rig.Context(t), request)
 	rig.Must(t, err)
+	return attachment
 }
 
 // startOf is where the partition that is published at a path begins, in bytes.

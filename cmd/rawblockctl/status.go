@@ -17,7 +17,8 @@ func (t *tool) status() *cobra.Command {
 		Short: "Show everything on one screen: pools, disks, volumes, who uses them, what is wrong",
 		Long: `Show the pools of this node and what they have to give, its disks and why some are in no pool,
 its volumes and who uses them, what is attached to running containers, and what is wrong.
-What a disk did while the plugin ran (I/O errors, a size that shrank) only the plugin knows.
+What a disk did while the plugin ran (I/O errors, a size that shrank), and which volumes could not
+be staged of late, only the plugin knows.
 
 Disks that no pool wants are left out unless more columns are asked for (-o wide); see
 rawblockctl disks.

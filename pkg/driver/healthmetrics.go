@@ -49,7 +49,7 @@ func (h *healthMetrics) Collect(sent chan<- prometheus.Metric) {
 }
 
 // countVolumes counts those of the pools, and those that an administrator made and
-// that are staged.
+// that are staged, or could not be of late.
 func (h *healthMetrics) countVolumes(ctx context.Context) (map[volume.Reason]int, error) {
 	// A pool that fails must not hide the volumes of the others.
 	ids, err := h.reports.provisioned(ctx)
@@ -66,6 +66,9 @@ func (h *healthMetrics) countVolumes(ctx context.Context) (map[volume.Reason]int
 	}
 	for _, device := range staged {
 		wanted[device.VolumeID] = true
+	}
+	for id := range h.reports.monitor.Unopened() {
+		wanted[id] = true
 	}
 	found, err := h.reports.all(ctx, slices.Collect(maps.Keys(wanted)))
 	count := map[volume.Reason]int{}

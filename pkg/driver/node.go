@@ -79,7 +79,7 @@ func (n *node) NodeStageVolume(ctx context.Context, req *csi.NodeStageVolumeRequ
 	}
 	defer unlock()
 	err = n.stage(ctx, req, mode)
-	n.reports.attempts.note(req.GetVolumeId(), err)
+	n.reports.monitor.NoteOpening(req.GetVolumeId(), err)
 	if err != nil {
 		return nil, errors.Join(err, n.closeUnstaged(ctx, req.GetVolumeId()))
 	}
@@ -147,7 +147,7 @@ func (n *node) NodePublishVolume(ctx context.Context, req *csi.NodePublishVolume
 	}
 	defer unlock()
 	device, err := n.open(ctx, req.GetVolumeId(), req.GetVolumeContext(), n.opened)
-	n.reports.attempts.note(req.GetVolumeId(), err)
+	n.reports.monitor.NoteOpening(req.GetVolumeId(), err)
 	if err != nil {
 		return nil, err
 	}

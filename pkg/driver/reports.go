@@ -7,7 +7,6 @@ import (
 	"maps"
 	"slices"
 	"sync"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 	"k8s.io/klog/v2"
@@ -28,7 +27,6 @@ type reports struct {
 	monitor     *health.Monitor
 	pools       health.Asker[report]
 	names       health.Asker[[]string]
-	attempts    attempts
 }
 
 // report is what a pool says.
@@ -45,7 +43,7 @@ func (r *reports) volume(ctx context.Context, volumeID string) ([]volume.Conditi
 	if err != nil {
 		return nil, err
 	}
-	attempt, attempted := r.attempts.last(volumeID)
+	attempt, attempted := r.monitor.Unopened()[volumeID]
 	told, err := r.ofPool(ctx, volumeID)
 	if errors.Is(err, volume.ErrNotFound) && (isStaged || attempted) {
 		err = nil
@@ -208,52 +206,4 @@ func (r *reports) namesOf(ctx context.Context, name string) ([]string, error) {
 		}
 		return names, nil
 	})
-}
-
-// attemptTime is how long a volume that could not be opened is told of after the last
-// attempt: kubelet repeats its own at least every two minutes.
-const attemptTime = 10 * time.Minute
-
-// attempts are the volumes that could not be opened. Of one that an administrator
-// made, and that was never staged, nothing else on this node knows.
-type attempts struct {
-	mu     sync.Mutex
-	failed map[string]attempt
-}
-
-type attempt struct {
-	when      time.Time
-	condition volume.Condition
-}
-
-// note takes in what became of opening a volume. Errors that say nothing of its device
-// are no concern of its health.
-func (a *attempts) note(volumeID string, err error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	delete(a.failed, volumeID)
-	now := time.Now()
-	maps.DeleteFunc(a.failed, func(_ string, old attempt) bool { return now.Sub(old.when) > attemptTime })
-	condition := volume.Condition{Severity: volume.Inaccessible}
-	switch {
-	case errors.Is(err, volume.ErrNotFound):
-		condition.Reason = volume.DeviceGone
-	case errors.Is(err, volume.ErrMismatch):
-		condition.Reason = volume.DeviceReplaced
-	default:
-		return
-	}
-	condition.Message = fmt.Sprintf("the volume could not be opened: %v", err)
-	if a.failed == nil {
-		a.failed = map[string]attempt{}
-	}
-	a.failed[volumeID] = attempt{now, condition}
-}
-
-// last returns why a volume could not be opened at the last attempt.
-func (a *attempts) last(volumeID string) (volume.Condition, bool) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	failed, found := a.failed[volumeID]
-	return failed.condition, found && time.Since(failed.when) <= attemptTime
 }

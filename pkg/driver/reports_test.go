@@ -101,27 +101,6 @@ func TestPoolWithoutReports(t *testing.T) {
 	}
 }
 
-// What was tried long ago is not told, and not remembered.
-func TestAttemptsAreForgotten(t *testing.T) {
-	var a attempts
-	a.note("old", volume.ErrNotFound)
-	a.note("busy", volume.ErrInUse)
-	if _, found := a.last("busy"); found {
-		t.Error("that a device is in use is taken for a fault of it")
-	}
-	a.failed["old"] = attempt{time.Now().Add(-attemptTime - time.Second), a.failed["old"].condition}
-	if _, found := a.last("old"); found {
-		t.Error("an old attempt is told")
-	}
-	a.note("new", volume.ErrMismatch)
-	if len(a.failed) != 1 {
-		t.Errorf("remembered: %v", a.failed)
-	}
-	if condition, found := a.last("new"); !found || condition.Reason != volume.DeviceReplaced {
-		t.Errorf("got %v, %t", condition, found)
-	}
-}
-
 // Kubernetes drops an answer that is more than it takes.
 func TestAnswersFitKubernetes(t *testing.T) {
 	var conditions []volume.Condition

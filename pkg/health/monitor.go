@@ -17,7 +17,7 @@ import (
 )
 
 // Monitor finds what is wrong with the devices of this machine, and remembers what
-// their counters were. Its methods may be called concurrently.
+// their counters were and which volumes could not be opened. Its methods may be called concurrently.
 type Monitor struct {
 	asker Asker[[]volume.Condition]
 	sysfs blockdev.Sysfs
@@ -29,11 +29,13 @@ type Monitor struct {
 	known     sync.Mutex
 	histories map[disk]*history
 	logs      map[smartKey]smartLog
+	// failed are the attempts to open volumes that have failed of late, by their IDs.
+	failed map[string]attempt
 }
 
 // New returns the monitor of the machine with this tree of devices.
 func New(sysfs blockdev.Sysfs) *Monitor {
-	m := &Monitor{sysfs: sysfs, now: time.Now, histories: map[disk]*history{}, logs: map[smartKey]smartLog{}}
+	m := &Monitor{sysfs: sysfs, now: time.Now, histories: map[disk]*history{}, logs: map[smartKey]smartLog{}, failed: map[string]attempt{}}
 	m.smart = m.readSMART
 	return m
 }

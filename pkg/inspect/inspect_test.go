@@ -168,6 +168,10 @@ func TestConditions(t *testing.T) {
 	if got := told(options); !slices.Equal(got, append([]string{want[0], "disk DataLoss SizeShrank"}, want[1])) {
 		t.Errorf("of a disk that has shrunk is told: %q", got)
 	}
+	options.Monitor.NoteOpening("another", volume.ErrMismatch)
+	if got := told(options); !slices.Contains(got, "another Inaccessible DeviceReplaced") {
+		t.Errorf("of a volume that could not be opened nothing is told: %q", got)
+	}
 	options.Monitor = nil
 	if got := told(options); !slices.Equal(got, want) {
 		t.Errorf("who has not seen it before tells: %q, want %q", got, want)

@@ -203,7 +203,8 @@ func (i *Inspector) Describe(ctx context.Context, s *Survey) (Node, error) {
 }
 
 // judge adds what is wrong with the pools, with what they lie on, with their volumes
-// that are damaged, and with the devices of staged volumes.
+// that are damaged, with the devices of staged volumes, and with those that could not be
+// opened.
 func (i *Inspector) judge(ctx context.Context, s *Survey, node *Node) error {
 	volumes := map[string][]volume.Condition{}
 	for _, facts := range s.Pools {
@@ -225,6 +226,9 @@ func (i *Inspector) judge(ctx context.Context, s *Survey, node *Node) error {
 			return err
 		}
 		volumes[id] = append(volumes[id], found...)
+	}
+	for id, condition := range i.Monitor.Unopened() {
+		volumes[id] = append(volumes[id], condition)
 	}
 	for _, id := range slices.Sorted(maps.Keys(volumes)) {
 		node.addConditions(id, volumes[id])

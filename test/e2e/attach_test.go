@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -96,6 +97,35 @@ func TestAttachmentPod(t *testing.T) {
 	}
 
 	s.run(withClaim(podSpec("next", idle...), "data")).wantSum(devicePath, sum)
+}
+
+// The commands of the page, which attach without an attachment pod.
+func TestAttachByHand(t *testing.T) {
+	s := newScene(t)
+	target := s.target()
+	d := s.newDisk(node{target.node()})
+	plugin, err := d.node.plugin(s.Context(), s)
+	must(t, err)
+	var attached struct{ ID string }
+	for line := range strings.Lines(marked(t, "hot-attach.md", "TestAttachByHand")[0]) {
+		words := strings.Fields(strings.NewReplacer(
+			"rawblockctl", "/rawblockctl", "/dev/disk/by-id/nvme-eui.0000000000000001", d.link,
+			"default/db-0/postgres", s.namespace+"/target/"+containerName, " ID", " "+attached.ID,
+		).Replace(line))
+		if words[1] == "attach" {
+			words = append(words, "-o", "json")
+		}
+		printed, err := s.execute(pluginSpace, plugin.Name, "plugin", words...)
+		must(t, err)
+		t.Log(printed)
+		if words[1] != "attach" {
+			continue
+		}
+		must(t, json.Unmarshal([]byte(printed), &attached))
+		s.untilState(d.node, "Attached")
+		target.fill(attachedPath)
+	}
+	target.wantNotAttached()
 }
 
 // What a process of the target has open cannot be taken away, so it is waited for.
