@@ -138,7 +138,7 @@ func (p *Pool) once(ctx context.Context, name string, place entry, work func(con
 	done := p.making.DoChan(name, func() (any, error) {
 		// Looked at here, as only one is here at a time.
 		if _, _, err := place.read(); !errors.Is(err, volume.ErrNotFound) {
-			return nil, nil //nolint:nilerr // What is wrong with it, the caller finds too.
+			return nil, nil // What is wrong with it, the caller finds too.
 		}
 		return nil, work(context.WithoutCancel(ctx))
 	})
