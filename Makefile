@@ -53,12 +53,16 @@ test-files:
 	cd hack/cluster && go test -count=1 $(TESTFLAGS) ./...
 
 # Tests with targets of their own: those that start a whole container runtime, systemd
-# or machine, and the doctor's many patients.
-RUNTIMES := ^Test(CRI|Systemd|VM|Doctor)
+# or machine, the doctor's many patients, and attacks.
+RUNTIMES := ^Test(CRI|Systemd|VM|Doctor|Attack)
 
 .PHONY: runtimes
 runtimes: deps ## Attach devices to pods of a real containerd, and to units of a real systemd. As root.
 	go test -race -count=1 -p 1 -run='^Test(CRI|Systemd)' $(TESTFLAGS) ./test/hotplug ./test/systemd
+
+.PHONY: attack
+attack: deps ## Play an attacker on real devices and containers. As root.
+	go test -race -count=1 -p 1 -run='^TestAttack' $(TESTFLAGS) ./test/attack
 
 .PHONY: doctor
 doctor: deps ## Plant each leftover that rawblockctl doctor knows, and see it found and mended. As root.
