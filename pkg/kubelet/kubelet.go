@@ -144,6 +144,33 @@ func volumeNames(dir string) ([]string, error) {
 	return names, nil
 }
 
+// TargetDir returns the directory of the targets of the volume that kubelet stages at a
+// path: they are named after the pods. It is empty for a path that is not kubelet's.
+func TargetDir(staging string) string {
+	above, name := filepath.Split(staging)
+	base := filepath.Dir(filepath.Clean(above))
+	if filepath.Base(above) != stagingFolder || !isVolumeDevices(base) {
+		return ""
+	}
+	return filepath.Join(base, publishFolder, name)
+}
+
+// IsTarget reports whether a path is one where kubelet has a driver publish: then all
+// targets of the volume are beside it.
+func IsTarget(path string) bool {
+	above := filepath.Dir(filepath.Dir(path))
+	return filepath.Base(above) == publishFolder && isVolumeDevices(filepath.Dir(above))
+}
+
+// MapOf returns the path where kubelet mounts what is published at a target of its own.
+func MapOf(target string) string {
+	dir, pod := filepath.Split(filepath.Clean(target))
+	above, name := filepath.Split(filepath.Clean(dir))
+	return filepath.Join(filepath.Dir(filepath.Clean(above)), name, "dev", pod)
+}
+
+func isVolumeDevices(path string) bool { return strings.HasSuffix(path, "/"+volumeDevices) }
+
 func readNames(folder string) ([]string, error) {
 	names, err := linux.ReadNames(folder)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {

@@ -81,6 +81,8 @@ type LoopStatus struct {
 	DirectIO bool
 	// Plain says that the device shows the whole file, and may be written to.
 	Plain bool
+	// ReadOnly says that it was set up so that all writes are refused.
+	ReadOnly bool
 }
 
 // StatusOfLoop tells what an open loop device is set up with
@@ -96,6 +98,7 @@ func StatusOfLoop(loop Descriptor) (LoopStatus, error) {
 		Ends:     status.Flags&unix.LO_FLAGS_AUTOCLEAR != 0,
 		DirectIO: status.Flags&unix.LO_FLAGS_DIRECT_IO != 0,
 		Plain:    status.Flags&unix.LO_FLAGS_READ_ONLY == 0 && status.Offset == 0 && status.Sizelimit == 0,
+		ReadOnly: status.Flags&unix.LO_FLAGS_READ_ONLY != 0,
 	}, nil
 }
 

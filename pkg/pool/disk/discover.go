@@ -154,7 +154,7 @@ func (p *Pool) examine(disk blockdev.Disk) (*member, error) {
 // checkClaim refuses a disk with a table that is not ours, or with something of
 // others in the place of our table.
 func (p *Pool) checkClaim(found *gpt.Found, disk *linux.Raw) error {
-	pool, claimed := claimant(&found.Table)
+	pool, claimed := found.Table.Claimant()
 	if !claimed {
 		return refusef(occupied, "it has a partition table of others; if nobody needs what is on it, wipe it with wipefs -a")
 	}

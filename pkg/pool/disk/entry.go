@@ -18,17 +18,13 @@ const unit = 1 << 20
 
 // The types of our partitions. They are on disks: they must never change.
 var (
-	claimType   = gpt.HashGUID("rawblock claim")
 	volumeType  = gpt.HashGUID("rawblock volume")
 	wipingType  = gpt.HashGUID("rawblock wiping")
 	unwipedType = gpt.HashGUID("rawblock unwiped")
 )
 
 // claimIndex is the index of the entry that is the claim.
-const claimIndex = 0
-
-// claimPrefix and the name of the pool are the name of the claim.
-const claimPrefix = "rawblock:"
+const claimIndex = gpt.ClaimIndex
 
 // Where the attributes of an entry have the wipe, and the encryption: bits 48 to 63
 // belong to the owner of the partition's type (UEFI 2.10, 5.3.3). Each has 8 of them.
@@ -126,16 +122,9 @@ func infoOf(name string, entry *gpt.Entry) volume.Info {
 }
 
 func newClaim(pool string) gpt.Entry {
-	return gpt.Entry{Type: claimType, ID: gpt.NewGUID(), Start: unit, Size: unit, Name: claimPrefix + pool}
-}
-
-// claimant returns the pool whose claim a table has.
-func claimant(table *gpt.Table) (pool string, claimed bool) {
-	claim := &table.Entries[claimIndex]
-	if claim.Type != claimType {
-		return "", false
-	}
-	return strings.CutPrefix(claim.Name, claimPrefix)
+	claim := gpt.NewClaim(pool)
+	claim.Start, claim.Size = unit, unit
+	return claim
 }
 
 // volumeID returns the ID of the partition of a volume.

@@ -1,5 +1,7 @@
 package disk
 
+import "github.com/rawblock-csi/rawblock-csi/pkg/gpt"
+
 // WithStep has a pool offer what is wiped in steps of so many bytes.
 func (o Options) WithStep(bytes uint64) Options {
 	o.step = bytes
@@ -8,7 +10,7 @@ func (o Options) WithStep(bytes uint64) Options {
 
 // Types of entries, and the ID of that of a volume.
 var (
-	ClaimType   = claimType
+	ClaimType   = gpt.ClaimType
 	VolumeType  = volumeType
 	WipingType  = wipingType
 	UnwipedType = unwipedType

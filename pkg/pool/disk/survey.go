@@ -157,7 +157,7 @@ func ReadClaim(disk blockdev.Disk, sysfs blockdev.Sysfs) (Claim, error) {
 		return Claim{}, fmt.Errorf("disk %s: %w", disk.Name, err)
 	}
 	raw.Close()
-	pool, claimed := claimant(&found.Table)
+	pool, claimed := found.Table.Claimant()
 	if !claimed {
 		return Claim{}, fmt.Errorf("%w: no pool has claimed %s", volume.ErrNotFound, disk.Name)
 	}

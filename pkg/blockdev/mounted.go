@@ -1,0 +1,162 @@
+package blockdev
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"slices"
+
+	"k8s.io/mount-utils"
+
+	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
+	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
+)
+
+// Mounted is a place where the node of a device is mounted.
+type Mounted struct {
+	// Path is the mount point.
+	Path string
+	// View says that what is mounted there is a loop device over the device, ReadOnly
+	// that this one refuses writes.
+	View, ReadOnly bool
+}
+
+// Mounted returns the places where the node of a device, or of a loop device over it,
+// is mounted: where it is published as a volume, whatever is recorded. Neither is a
+// claim, so CheckFree does not see them.
+//
+// It reads the mount table: use it before something is taken away, and where records
+// are missing, not where a volume is published.
+//
+// A mount of the node that a disk had which has gone counts too, where this device has
+// got its number: who opens that node opens this device.
+func (s Sysfs) Mounted(number linux.DeviceNumber) ([]Mounted, error) {
+	path, err := s.NodePath(number)
+	if errors.Is(err, volume.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	table, err := mount.ParseMountInfo("/proc/self/mountinfo")
+	if err != nil {
+		return nil, fmt.Errorf("read the mount table: %w", err)
+	}
+	loops := map[linux.DeviceNumber]linux.LoopStatus{}
+	var found []Mounted
+	for i := range table {
+		one, is, err := mountOf(&table[i], path, number, loops)
+		if err != nil {
+			return nil, err
+		}
+		if is && !slices.ContainsFunc(found, func(other Mounted) bool { return other.Path == one.Path }) {
+			found = append(found, one)
+		}
+	}
+	return found, nil
+}
+
+// nodeFilesystems are those that device nodes are in: the kernel makes all of them in
+// one (drivers/base/devtmpfs.c), and a machine may do without it. None ever hangs,
+// which a look at a mount point of another could.
+var nodeFilesystems = []string{"devtmpfs", "tmpfs"}
+
+func mountOf(m *mount.MountInfo, path string, number linux.DeviceNumber, loops map[linux.DeviceNumber]linux.LoopStatus) (Mounted, bool, error) {
+	if m.Root == "/" || !slices.Contains(nodeFilesystems, m.FsType) {
+		return Mounted{}, false, nil
+	}
+	if m.FsType == "devtmpfs" && "/dev"+m.Root == path {
+		return Mounted{Path: m.MountPoint}, true, nil
+	}
+	info, err := linux.StatPath(m.MountPoint)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Mounted{}, false, nil // It is unmounted by now.
+	}
+	if err != nil {
+		return Mounted{}, false, fmt.Errorf("see what is mounted at %s: %w", m.MountPoint, err)
+	}
+	if !info.IsBlockDevice() {
+		return Mounted{}, false, nil
+	}
+	if info.Device == number {
+		return Mounted{Path: m.MountPoint}, true, nil
+	}
+	status, err := loopStatus(info.Device, loops)
+	if err != nil {
+		return Mounted{}, false, fmt.Errorf("see what is mounted at %s: %w", m.MountPoint, err)
+	}
+	return Mounted{Path: m.MountPoint, View: true, ReadOnly: status.ReadOnly}, status.Device == number, nil
+}
+
+// ViewOf tells whether a device is a loop device over the block device with a number,
+// and whether it refuses writes. The kernel says so, and not its label.
+func ViewOf(device, number linux.DeviceNumber) (is, readOnly bool, err error) {
+	status, err := loopStatus(device, map[linux.DeviceNumber]linux.LoopStatus{})
+	return err == nil && status.Device == number && number != linux.DeviceNumber{}, status.ReadOnly, err
+}
+
+// loopStatus returns the status of a loop device; the zero value where it is none, or
+// none that is set up. It opens the device for a moment, once for each in seen.
+func loopStatus(number linux.DeviceNumber, seen map[linux.DeviceNumber]linux.LoopStatus) (linux.LoopStatus, error) {
+	if number.Major != linux.LoopMajor {
+		return linux.LoopStatus{}, nil
+	}
+	if status, known := seen[number]; known {
+		return status, nil
+	}
+	loop, err := openLoop(number.Minor)
+	if IsGone(err) || errors.Is(err, fs.ErrNotExist) {
+		return linux.LoopStatus{}, nil
+	}
+	if err != nil {
+		return linux.LoopStatus{}, fmt.Errorf("open loop device %d: %w", number.Minor, err)
+	}
+	defer loop.Close()
+	status, err := linux.StatusOfLoop(loop)
+	if err = ignoreUnset(err); err != nil {
+		return linux.LoopStatus{}, fmt.Errorf("status of loop device %d: %w", number.Minor, err)
+	}
+	seen[number] = status
+	return status, nil
+}
+
+// CheckUnpublished returns an error that wraps volume.ErrInUse where the device is
+// published, as Mounted sees it. Records can be lost, and a mount is no claim: use it
+// before a device is taken away.
+func (d *Device) CheckUnpublished() error { return d.sysfs.CheckUnpublished(d.number) }
+
+// CheckUnpublished does the same by the number of a device. One that has gone is
+// published nowhere.
+func (s Sysfs) CheckUnpublished(number linux.DeviceNumber) error {
+	found, err := s.Mounted(number)
+	if err != nil || len(found) == 0 {
+		return err
+	}
+	return fmt.Errorf("%w: the node of device %s is mounted at %s: it is published as a volume; unpublish it first, or unmount it", volume.ErrInUse, number, found[0].Path)
+}
+
+// CheckUnexposed returns an error that wraps volume.ErrInUse where the device is
+// handed out as it is: it is published (CheckUnpublished), or a loop device shows it,
+// as kubelet holds one over each published volume.
+//
+// It also asks each loop device: use it where a disk is taken in.
+func (d *Device) CheckUnexposed() error {
+	if err := d.CheckUnpublished(); err != nil {
+		return err
+	}
+	minors, err := d.sysfs.loops()
+	if err != nil {
+		return err
+	}
+	for _, minor := range minors {
+		shows, _, err := ViewOf(linux.DeviceNumber{Major: linux.LoopMajor, Minor: minor}, d.number)
+		if err != nil {
+			return err
+		}
+		if shows {
+			return fmt.Errorf("%w: the loop device %s shows %s", volume.ErrInUse, filepath.Base(linux.LoopPath(minor)), d)
+		}
+	}
+	return nil
+}
