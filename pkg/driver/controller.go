@@ -89,7 +89,8 @@ func (c *controller) DeleteVolume(ctx context.Context, req *csi.DeleteVolumeRequ
 	if !ok {
 		return &csi.DeleteVolumeResponse{}, nil // No ID that any node has given out.
 	}
-	unlock, err := c.inflight.Lock(req.GetVolumeId())
+	volumeID := c.identity(req.GetVolumeId())
+	unlock, err := c.inflight.Lock(volumeID)
 	if err != nil {
 		return nil, err
 	}
@@ -102,7 +103,7 @@ func (c *controller) DeleteVolume(ctx context.Context, req *csi.DeleteVolumeRequ
 		return nil, elsewhere(id, c.node)
 	}
 	// What is staged and nowhere published has no user.
-	if err := c.publisher.Unstage(req.GetVolumeId()); err != nil {
+	if err := c.publisher.Unstage(volumeID); err != nil {
 		return nil, err
 	}
 	if err := c.encryption.Close(ctx, id); err != nil {
@@ -250,12 +251,13 @@ func (c *controller) ControllerExpandVolume(ctx context.Context, req *csi.Contro
 	if err != nil {
 		return nil, err
 	}
-	unlock, err := c.inflight.Lock(req.GetVolumeId())
+	volumeID := c.identity(req.GetVolumeId())
+	unlock, err := c.inflight.Lock(volumeID)
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
-	grown, ok, err := c.expand(ctx, req.GetVolumeId(), size)
+	grown, ok, err := c.expand(ctx, volumeID, size)
 	if !ok {
 		return nil, fmt.Errorf("%w: no pool of this node that can grow its volumes has a volume %s", volume.ErrNotFound, req.GetVolumeId())
 	}

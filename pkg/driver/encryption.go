@@ -243,7 +243,7 @@ func (c *controller) flushMapping(ctx context.Context, pool Pool, id volume.ID) 
 	if err != nil {
 		return err
 	}
-	device, _, err := c.publisher.OpenStaged(id.String())
+	device, _, err := c.publisher.OpenStaged(c.identity(id.String()))
 	if errors.Is(err, volume.ErrNotFound) {
 		return nil
 	}

@@ -75,7 +75,7 @@ func (r *reports) getVolume(ctx context.Context, volumeID string) (*csi.VolumeHe
 	if err := checkVolumeID(volumeID); err != nil {
 		return nil, err
 	}
-	conditions, err := r.volume(ctx, volumeID)
+	conditions, err := r.volume(ctx, r.volumes.identity(volumeID))
 	if err != nil {
 		return nil, err
 	}

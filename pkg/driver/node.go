@@ -65,75 +65,6 @@ type node struct {
 	inflight *inflight.Names
 }
 
-// NodeStageVolume verifies the device and records which one it is. Nothing is
-// mounted, and nothing put into the staging folder, which is kubelet's: a raw
-// device needs no place that all pods share.
-func (n *node) NodeStageVolume(ctx context.Context, req *csi.NodeStageVolumeRequest) (*csi.NodeStageVolumeResponse, error) {
-	mode, err := parseCapability(req.GetVolumeCapability())
-	if err := cmp.Or(checkVolumeID(req.GetVolumeId()), n.paths.check("staging_target_path", req.GetStagingTargetPath()), err); err != nil {
-		return nil, err
-	}
-	unlock, err := n.inflight.Lock(req.GetVolumeId())
-	if err != nil {
-		return nil, err
-	}
-	defer unlock()
-	err = n.stage(ctx, req, mode)
-	n.reports.monitor.NoteOpening(req.GetVolumeId(), err)
-	if err != nil {
-		return nil, errors.Join(err, n.closeUnstaged(ctx, req.GetVolumeId()))
-	}
-	return &csi.NodeStageVolumeResponse{}, nil
-}
-
-// stage opens the device, with its key where it is encrypted, and records it.
-func (n *node) stage(ctx context.Context, req *csi.NodeStageVolumeRequest, mode volume.AccessMode) error {
-	wanted, _, err := splitEncryption(req.GetVolumeContext())
-	if err != nil {
-		return err
-	}
-	keys, err := n.chooseKeys(wanted, req.GetSecrets())
-	if err != nil {
-		return err
-	}
-	device, err := n.open(ctx, req.GetVolumeId(), req.GetVolumeContext(), n.unlock(keys))
-	if err != nil {
-		return err
-	}
-	defer device.Close()
-	return n.publisher.Stage(req.GetVolumeId(), device, mode) //nolint:contextcheck // The kernel answers at once.
-}
-
-// closeUnstaged gives up the device of a volume that could not be staged: no
-// NodeUnstageVolume may follow.
-func (n *node) closeUnstaged(ctx context.Context, volumeID string) error {
-	staged, err := n.publisher.IsStaged(volumeID)
-	if err != nil || staged {
-		return err
-	}
-	return n.close(ctx, volumeID)
-}
-
-// NodeUnstageVolume forgets the device, and gives it up, once no running container
-// has it.
-func (n *node) NodeUnstageVolume(ctx context.Context, req *csi.NodeUnstageVolumeRequest) (*csi.NodeUnstageVolumeResponse, error) {
-	if err := cmp.Or(checkVolumeID(req.GetVolumeId()), n.paths.check("staging_target_path", req.GetStagingTargetPath())); err != nil {
-		return nil, err
-	}
-	unlock, err := n.inflight.Lock(req.GetVolumeId())
-	if err != nil {
-		return nil, err
-	}
-	defer unlock()
-	if err := n.CheckReleased(ctx, req.GetVolumeId()); err != nil {
-		return nil, err
-	}
-	if err := n.publisher.Unstage(req.GetVolumeId()); err != nil {
-		return nil, err
-	}
-	return &csi.NodeUnstageVolumeResponse{}, n.close(ctx, req.GetVolumeId())
-}
-
 // NodePublishVolume verifies the device, decides whether it may be published
 // here, and mounts its node on the target.
 func (n *node) NodePublishVolume(ctx context.Context, req *csi.NodePublishVolumeRequest) (*csi.NodePublishVolumeResponse, error) {
@@ -141,21 +72,25 @@ func (n *node) NodePublishVolume(ctx context.Context, req *csi.NodePublishVolume
 	if err != nil {
 		return nil, err
 	}
-	unlock, err := n.inflight.Lock(req.GetVolumeId(), wanted.Target)
+	volumeID := n.identity(req.GetVolumeId())
+	unlock, err := n.inflight.Lock(volumeID, wanted.Target)
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
-	device, err := n.open(ctx, req.GetVolumeId(), req.GetVolumeContext(), n.opened)
-	n.reports.monitor.NoteOpening(req.GetVolumeId(), err)
+	device, err := n.open(ctx, volumeID, req.GetVolumeContext(), n.opened)
+	n.reports.monitor.NoteOpening(volumeID, err)
 	if err != nil {
 		return nil, err
 	}
 	defer device.Close()
-	if err := n.publisher.Admit(ctx, req.GetVolumeId(), device, wanted); err != nil {
+	if err := n.checkNamed(ctx, volumeID, device); err != nil {
 		return nil, err
 	}
-	target := publish.Target{VolumeID: req.GetVolumeId(), Path: wanted.Target}
+	if err := n.publisher.Admit(ctx, volumeID, device, wanted); err != nil {
+		return nil, err
+	}
+	target := publish.Target{VolumeID: volumeID, Path: wanted.Target}
 	return &csi.NodePublishVolumeResponse{}, n.publisher.Publish(ctx, device, target, wanted.ReadOnly)
 }
 
@@ -185,22 +120,23 @@ func (n *node) NodeUnpublishVolume(ctx context.Context, req *csi.NodeUnpublishVo
 	if err := cmp.Or(checkVolumeID(req.GetVolumeId()), n.paths.check("target_path", req.GetTargetPath())); err != nil {
 		return nil, err
 	}
-	unlock, err := n.inflight.Lock(req.GetVolumeId(), req.GetTargetPath())
+	volumeID := n.identity(req.GetVolumeId())
+	unlock, err := n.inflight.Lock(volumeID, req.GetTargetPath())
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
-	if err := n.Withdraw(ctx, req.GetVolumeId(), req.GetTargetPath()); err != nil {
+	if err := n.Withdraw(ctx, volumeID, req.GetTargetPath()); err != nil {
 		return nil, err
 	}
-	target := publish.Target{VolumeID: req.GetVolumeId(), Path: req.GetTargetPath()}
+	target := publish.Target{VolumeID: volumeID, Path: req.GetTargetPath()}
 	return &csi.NodeUnpublishVolumeResponse{}, n.publisher.Unpublish(ctx, target)
 }
 
 // NodeGetVolumeStats reports the size of the device. What is used of a raw
 // device only its user knows, so it is left out.
 func (n *node) NodeGetVolumeStats(_ context.Context, req *csi.NodeGetVolumeStatsRequest) (*csi.NodeGetVolumeStatsResponse, error) {
-	device, err := n.openVolumePath(req.GetVolumeId(), req.GetVolumePath())
+	device, err := n.openVolumePath(n.identity(req.GetVolumeId()), req.GetVolumePath())
 	if err != nil {
 		return nil, err
 	}
@@ -220,20 +156,21 @@ func (n *node) NodeExpandVolume(ctx context.Context, req *csi.NodeExpandVolumeRe
 	if err != nil {
 		return nil, err
 	}
-	device, err := n.openVolumePath(req.GetVolumeId(), req.GetVolumePath())
+	volumeID := n.identity(req.GetVolumeId())
+	device, err := n.openVolumePath(volumeID, req.GetVolumePath())
 	if err != nil {
 		return nil, err
 	}
 	defer device.Close()
-	unlock, err := n.inflight.Lock(req.GetVolumeId())
+	unlock, err := n.inflight.Lock(volumeID)
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
-	if _, ok, err := n.expand(ctx, req.GetVolumeId(), wanted); err != nil {
+	if _, ok, err := n.expand(ctx, volumeID, wanted); err != nil {
 		return nil, err
 	} else if ok {
-		if err := n.resizeMapping(ctx, req.GetVolumeId()); err != nil {
+		if err := n.resizeMapping(ctx, volumeID); err != nil {
 			return nil, err
 		}
 	}

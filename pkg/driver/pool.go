@@ -31,7 +31,8 @@ type Pool interface {
 	List(ctx context.Context) ([]volume.Info, error)
 	// Delete removes a volume and all that was written to it; one that does not
 	// exist is no error. Its space is offered again once nobody can read from it
-	// what was there. Errors: volume.ErrInUse while it is in use.
+	// what was there. Errors: volume.ErrInUse while it is in use, or published as the
+	// kernel shows it (blockdev.Device.CheckUnpublished): records can be lost.
 	Delete(ctx context.Context, name string) error
 	// Capacity returns what can be made with the parameters. Errors:
 	// volume.ErrInvalid for a parameter.
@@ -42,8 +43,19 @@ type Pool interface {
 	// has gone; volume.ErrMismatch; volume.ErrExhausted.
 	Activate(ctx context.Context, name string) (*blockdev.Device, error)
 	// Deactivate undoes Activate for a volume that nobody uses any more. A volume
-	// that does not exist, or has no device, is no error.
+	// that does not exist, or has no device, is no error. Errors: volume.ErrInUse where
+	// the kernel shows that it is published.
 	Deactivate(ctx context.Context, name string) error
+}
+
+// owner is a pool that knows which devices are its own, also of volumes that are not
+// staged.
+type owner interface {
+	// CheckForeign returns an error where one of the layers is the pool's: a disk of it,
+	// a device of a volume, or what these lie on. Facts of the kernel and what the pool
+	// knows decide; names and bytes can only refuse more. It may be called concurrently.
+	// Errors: volume.ErrInUse.
+	CheckForeign(ctx context.Context, layers []blockdev.Layer) error
 }
 
 // expander is a pool whose volumes can grow while they are in use.

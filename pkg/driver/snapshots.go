@@ -116,7 +116,7 @@ func (c *controller) ListSnapshots(ctx context.Context, req *csi.ListSnapshotsRe
 		}
 		for _, snapshot := range snapshots {
 			described := c.describeSnapshot(name, snapshot)
-			if matches(req.GetSnapshotId(), described.GetSnapshotId()) && matches(req.GetSourceVolumeId(), described.GetSourceVolumeId()) {
+			if c.matches(req.GetSnapshotId(), described.GetSnapshotId()) && c.matches(req.GetSourceVolumeId(), described.GetSourceVolumeId()) {
 				found[described.GetSnapshotId()] = &csi.ListSnapshotsResponse_Entry{Snapshot: described}
 			}
 		}
@@ -125,5 +125,5 @@ func (c *controller) ListSnapshots(ctx context.Context, req *csi.ListSnapshotsRe
 	return &csi.ListSnapshotsResponse{Entries: entries, NextToken: next}, err
 }
 
-// matches reports whether a value is the one that is asked for, if one is.
-func matches(asked, value string) bool { return asked == "" || asked == value }
+// matches reports whether an ID is the one that is asked for, if one is.
+func (v volumes) matches(asked, id string) bool { return asked == "" || v.identity(asked) == id }

@@ -2,6 +2,7 @@ package driver
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -27,19 +28,28 @@ func (v volumes) id(pool, name string) string {
 	return volume.ID{Pool: pool, Name: name, Node: v.node}.String()
 }
 
+// identity returns the one spelling of a volume_id, by which everything is kept that is
+// kept of a volume: every call takes it before it does anything else.
+func (v volumes) identity(volumeID string) string { return volume.Identity(volumeID, v.node) }
+
 // open returns the device of a volume, open and verified; it is made where there
 // is none yet. That of an encrypted volume is what reveal makes of its raw one.
 //
 // A volume that has attributes of its own, but for those about encryption, is one that
-// an administrator made, whatever its ID looks like: to a provisioned volume,
-// Kubernetes gives only keys with a slash.
+// an administrator made: to a provisioned volume, Kubernetes gives only keys with a
+// slash. Its ID must not have the form of a pool's, for a call that has no attributes,
+// such as NodeUnstageVolume, would mean the volume of the pool.
 func (v volumes) open(ctx context.Context, volumeID string, attributes map[string]string, reveal reveal) (*blockdev.Device, error) {
 	wanted, attributes, err := splitEncryption(attributes)
 	if err != nil {
 		return nil, err
 	}
 	id, ok := volume.ParseID(volumeID)
-	if !ok || hasOwnKeys(attributes) {
+	if ok && hasOwnKeys(attributes) {
+		return nil, fmt.Errorf("%w: volume_id %q has the form of the IDs that pools give (POOL/NAME@NODE), but volumeAttributes name a device; give the PersistentVolume another volumeHandle",
+			volume.ErrInvalid, volumeID)
+	}
+	if !ok {
 		if wanted.encryption != volume.Plain {
 			return nil, fmt.Errorf("%w: volumeAttributes.%s is %s, but only volumes of pools are encrypted by this driver, not devices that an administrator names", volume.ErrInvalid, EncryptionParameter, wanted.encryption)
 		}
@@ -61,7 +71,43 @@ func (v volumes) open(ctx context.Context, volumeID string, attributes map[strin
 		return raw, err
 	}
 	defer raw.Close()
-	return reveal(ctx, id, info, raw)
+	device, err := reveal(ctx, id, info, raw)
+	if err != nil {
+		return nil, openedError{err}
+	}
+	return device, nil
+}
+
+// openedError is an error after which a volume has its raw device.
+type openedError struct{ error }
+
+func (e openedError) Unwrap() error { return e.error }
+
+// wasOpened reports whether a volume has its raw device though open failed.
+func wasOpened(err error) bool { return errors.As(err, new(openedError)) }
+
+// checkForeign returns an error where a device that an administrator names is, lies on,
+// or carries something of a pool of this node. Errors: volume.ErrInUse.
+func (v volumes) checkForeign(ctx context.Context, device *blockdev.Device) error {
+	var owners []owner
+	if owner, ok := v.named.(owner); ok {
+		owners = append(owners, owner)
+	}
+	for _, name := range slices.Sorted(maps.Keys(v.pools)) {
+		if owner, ok := v.pools[name].(owner); ok {
+			owners = append(owners, owner)
+		}
+	}
+	layers, err := device.Layers()
+	if err != nil {
+		return err
+	}
+	for _, owner := range owners {
+		if err := owner.CheckForeign(ctx, layers); err != nil {
+			return fmt.Errorf("volumeAttributes.device: %s: %w", device, err)
+		}
+	}
+	return nil
 }
 
 // close undoes open for a volume that is no longer staged. What a pool can still tell

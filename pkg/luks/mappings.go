@@ -341,6 +341,14 @@ func (m *Mappings) Close(ctx context.Context, id volume.ID) error {
 	if err != nil || !isOpen {
 		return err
 	}
+	if info, found, err := m.named(o); err != nil {
+		return err
+	} else if found {
+		// A mount of its node does not keep the mapping, and records can be lost.
+		if err := m.sysfs.CheckUnpublished(info.Number); err != nil {
+			return fmt.Errorf("close the mapping %s: %w", o.mapping(), err)
+		}
+	}
 	err = m.run(ctx, program.Command{Name: "cryptsetup", Args: []string{"close", "--batch-mode", o.mapping()}})
 	var exit *program.ExitError
 	if errors.As(err, &exit) && exit.Code == exitBusy {

@@ -11,7 +11,7 @@ import (
 func admit(existing []Publication, wanted Publication) error {
 	for _, other := range existing {
 		switch {
-		case other == wanted:
+		case other == wanted, other == wanted.recovered():
 		case other.Target == wanted.Target:
 			return fmt.Errorf("%w: the volume is published at %s with %s; unpublish it first",
 				volume.ErrIncompatible, wanted.Target, difference(other, wanted))
@@ -24,6 +24,16 @@ func admit(existing []Publication, wanted Publication) error {
 		}
 	}
 	return nil
+}
+
+// unknownArguments stand in the record of a publication that was lost and found again:
+// whoever repeats the request says what they are.
+const unknownArguments = "unknown"
+
+// recovered returns the publication as it is recorded where its record was lost.
+func (p Publication) recovered() Publication {
+	p.Arguments = unknownArguments
+	return p
 }
 
 // difference says how a publication differs from the one that is asked for.

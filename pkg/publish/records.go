@@ -11,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 
+	"k8s.io/klog/v2"
+
 	"github.com/rawblock-csi/rawblock-csi/pkg/crashpoint"
 	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
@@ -38,20 +40,39 @@ func shortHash(text string) string {
 }
 
 // staged returns the record of the staged device. One of an earlier boot does
-// not count: device and sequence numbers begin anew.
+// not count: device and sequence numbers begin anew. One that cannot be understood is
+// as good as none: the kernel is asked then, and the others are none the worse.
 func (r records) staged(bootID string) (record staged, found bool, err error) {
-	text, err := linux.ReadLink(filepath.Join(r.folder, stagedRecord))
-	if noFolder(err) {
-		return staged{}, false, nil
-	}
-	if err != nil {
-		return staged{}, false, fmt.Errorf("read what is staged: %w", err)
+	text, ok, err := r.read(stagedRecord)
+	if err != nil || !ok {
+		return staged{}, false, err
 	}
 	record, err = parseStaged(text)
 	if err != nil {
-		return staged{}, false, err
+		r.complain(err)
+		return staged{}, false, nil
 	}
 	return record, record.bootID == bootID, nil
+}
+
+// read returns the text of a record, which is not there where ok is false.
+func (r records) read(name string) (text string, ok bool, err error) {
+	text, err = linux.ReadLink(filepath.Join(r.folder, name))
+	switch {
+	case noFolder(err):
+		return "", false, nil
+	case errors.Is(err, syscall.EINVAL): // Not a link (readlink(2)).
+		r.complain(err)
+		return "", false, nil
+	case err != nil:
+		return "", false, fmt.Errorf("read what is staged and published: %w", err)
+	}
+	return text, true, nil
+}
+
+// complain logs that a record is malformed. rawblockctl status and doctor tell so too.
+func (r records) complain(err error) {
+	klog.Background().Error(err, "A record is malformed and does not count; what is published is asked of the kernel", "directory", r.folder)
 }
 
 // publications returns what is published of the volume, and removes the records
@@ -66,13 +87,16 @@ func (r records) publications() ([]Publication, error) {
 		if !strings.HasPrefix(name, publicationPrefix) {
 			continue
 		}
-		text, err := linux.ReadLink(filepath.Join(r.folder, name))
-		if err != nil {
-			return nil, fmt.Errorf("read what is published: %w", err)
-		}
-		publication, err := parsePublication(text)
+		text, ok, err := r.read(name)
 		if err != nil {
 			return nil, err
+		}
+		publication, err := parsePublication(text)
+		if err != nil && ok {
+			r.complain(err)
+		}
+		if err != nil {
+			continue
 		}
 		published, err := publication.isLive()
 		if err != nil {
@@ -157,6 +181,10 @@ func readNames(path string) ([]string, error) {
 	}
 	return names, err
 }
+
+// isRecordFolder reports whether a name in the state directory is that of the records of
+// a volume.
+func isRecordFolder(name string) bool { return len(name) == len(shortHash("")) }
 
 // Targets returns the target paths where the volume is published.
 func (p *Publisher) Targets(volumeID string) ([]string, error) {

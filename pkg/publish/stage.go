@@ -1,7 +1,9 @@
 package publish
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -9,17 +11,25 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/rawblock-csi/rawblock-csi/pkg/blockdev"
+	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
 )
 
-// Stage records that the device is staged for a volume with the access mode. It
-// may be repeated, also under running containers.
+// Stage is StageAt for what has no targets.
+func (p *Publisher) Stage(volumeID string, device *blockdev.Device, mode volume.AccessMode) error {
+	return p.StageAt(volumeID, device, mode, "")
+}
+
+// StageAt records that the device is staged for a volume with the access mode, whose
+// targets are all in a directory where that is known. It may be repeated, also under
+// running containers, and where the records were lost meanwhile: what is published then
+// is recorded again.
 //
 // Errors: volume.ErrInUse where the host uses the device, or it is staged as
 // another volume; volume.ErrIncompatible where the volume is staged with another
 // mode; volume.ErrMismatch where another device is staged and published;
 // volume.ErrPrecondition for a mapping that fails all I/O (blockdev.Device.CheckWorking).
-func (p *Publisher) Stage(volumeID string, device *blockdev.Device, mode volume.AccessMode) error {
+func (p *Publisher) StageAt(volumeID string, device *blockdev.Device, mode volume.AccessMode, targets string) error {
 	if err := device.CheckWorking(); err != nil {
 		return err
 	}
@@ -43,46 +53,88 @@ func (p *Publisher) Stage(volumeID string, device *blockdev.Device, mode volume.
 			return mismatch(record, device, publications)
 		}
 	}
-	if err := device.CheckFree(); err != nil {
+	seen, err := p.sort(volumeID, device.Number(), targets)
+	if err != nil {
+		return err
+	}
+	if len(seen.own) == 0 {
+		if err := device.CheckFree(); err != nil {
+			return err
+		}
+	}
+	if err := seen.check(device.Number(), mode); err != nil {
+		return err
+	}
+	layers, err := layersOf(volumeID, device)
+	if err != nil {
 		return err
 	}
 	p.staging.Lock()
 	defer p.staging.Unlock()
 	wanted := staged{device.Number(), device.DiskSeq(), mode, p.bootID, volumeID}
-	if err := p.checkOthers(wanted); err != nil {
+	if err := p.checkOthers(wanted, layers); err != nil {
 		return err
 	}
-	return records.write(stagedRecord, wanted.String())
+	if err := records.write(stagedRecord, wanted.String()); err != nil {
+		return err
+	}
+	return p.recover(records, device.Number(), mode, targets)
 }
 
-// checkOthers returns an error where the device, the disk that it is a partition
-// of, or a partition of it, is staged as another volume. Only modes that several
+// recover records what of the device is published in a directory of targets and not
+// recorded.
+func (p *Publisher) recover(records records, device linux.DeviceNumber, mode volume.AccessMode, targets string) error {
+	known, err := records.publications()
+	if err != nil {
+		return err
+	}
+	lost, err := p.unrecorded(targets, device, mode, known)
+	if err != nil {
+		return err
+	}
+	for _, publication := range lost {
+		if err := records.write(publicationRecord(publication.Target), publication.String()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// layersOf returns what the device of a volume is, lies on and carries. Upon that of a
+// pool there is nothing that another volume may be, since the pool refuses it, so the
+// loop devices of the machine need not be asked.
+func layersOf(volumeID string, device *blockdev.Device) ([]blockdev.Layer, error) {
+	if _, ok := volume.ParseID(volumeID); !ok {
+		return device.Layers()
+	}
+	layers := []blockdev.Layer{{Number: device.Number(), DiskSeq: device.DiskSeq()}}
+	partition, err := device.Partition()
+	if errors.Is(err, volume.ErrMismatch) {
+		return layers, nil
+	}
+	return append(layers, blockdev.Layer{Number: partition.Disk, DiskSeq: device.DiskSeq()}), err
+}
+
+// checkOthers returns an error where one of the layers of a device, which is any that
+// it lies on or carries too, is staged as another volume. Only modes that several
 // nodes may use at once let several volumes share a device: two
 // PersistentVolumes for one disk are otherwise a mistake that ends in two pods
 // writing over each other.
-func (p *Publisher) checkOthers(wanted staged) error {
-	names, err := readNames(p.state)
+func (p *Publisher) checkOthers(wanted staged, layers []blockdev.Layer) error {
+	all, err := p.AllStaged()
 	if err != nil {
-		return fmt.Errorf("read what is staged: %w", err)
+		return err
 	}
-	for _, name := range names {
-		other, found, err := records{filepath.Join(p.state, name)}.staged(p.bootID)
-		if err != nil {
-			return err
-		}
-		// Partitions have the sequence number of their disk.
-		if !found || other.seq != wanted.seq || other.volumeID == wanted.volumeID || other.mode.MultiNode() && wanted.mode.MultiNode() {
+	for _, other := range all {
+		if other.VolumeID == wanted.volumeID || other.Mode.MultiNode() && wanted.mode.MultiNode() {
 			continue
 		}
-		overlap, err := p.sysfs.Overlap(other.number, wanted.number)
-		if err != nil {
-			return err
-		}
-		if !overlap {
+		// Another disk can have the number of one that has gone.
+		if !slices.ContainsFunc(layers, func(l blockdev.Layer) bool { return l.Number == other.Number && l.DiskSeq == other.DiskSeq }) {
 			continue
 		}
 		return fmt.Errorf("%w: device %s is staged as volume %s with access mode %s; two volumes may share a device only if both have a MULTI_NODE access mode (if that volume is long gone, remove %s)",
-			volume.ErrInUse, other.number, other.volumeID, other.mode, filepath.Join(p.state, name))
+			volume.ErrInUse, other.Number, other.VolumeID, other.Mode, p.records(other.VolumeID).folder)
 	}
 	return nil
 }
@@ -102,19 +154,26 @@ func (p *Publisher) Admit(ctx context.Context, volumeID string, device *blockdev
 	if err != nil {
 		return err
 	}
+	record, found, err := records.staged(p.bootID)
+	if err != nil {
+		return err
+	}
+	targets := filepath.Dir(wanted.Target)
+	lost, err := p.unrecorded(targets, device.Number(), cmp.Or(record.mode, wanted.Mode), publications)
+	if err != nil {
+		return err
+	}
+	publications = append(publications, lost...)
 	if err := admit(publications, wanted); err != nil {
 		return err
 	}
 	if err := device.CheckWorking(); err != nil {
 		return err
 	}
-	record, found, err := records.staged(p.bootID)
 	switch {
-	case err != nil:
-		return err
 	case !found:
 		klog.FromContext(ctx).Info("Volume is published without having been staged, staging it now", "device", device.Number())
-		if err := p.Stage(volumeID, device, wanted.Mode); err != nil {
+		if err := p.StageAt(volumeID, device, wanted.Mode, targets); err != nil {
 			return err
 		}
 	case !record.isSame(device):
@@ -128,6 +187,11 @@ func (p *Publisher) Admit(ctx context.Context, volumeID string, device *blockdev
 	}
 	if slices.Contains(publications, wanted) {
 		return nil
+	}
+	for _, publication := range lost {
+		if err := records.write(publicationRecord(publication.Target), publication.String()); err != nil {
+			return err
+		}
 	}
 	return records.write(publicationRecord(wanted.Target), wanted.String())
 }
@@ -194,9 +258,15 @@ func (p *Publisher) CheckStaged(volumeID string, device *blockdev.Device) error 
 	return nil
 }
 
-// Unstage forgets the volume. It may be repeated. Errors: volume.ErrPrecondition
-// while the volume is published.
-func (p *Publisher) Unstage(volumeID string) error {
+// Unstage is UnstageAt for a volume of whose targets nothing is known.
+func (p *Publisher) Unstage(volumeID string) error { return p.UnstageAt(volumeID, "") }
+
+// UnstageAt forgets the volume, whose targets are all in a directory where that is
+// known. It may be repeated. It reads the mount table: no record has to say where the
+// volume is published.
+//
+// Errors: volume.ErrPrecondition while the volume is published.
+func (p *Publisher) UnstageAt(volumeID, targets string) error {
 	records := p.records(volumeID)
 	publications, err := records.publications()
 	if err != nil {
@@ -204,6 +274,13 @@ func (p *Publisher) Unstage(volumeID string) error {
 	}
 	if len(publications) > 0 {
 		return fmt.Errorf("%w: the volume is published at %s; unpublish it first", volume.ErrPrecondition, publications[0].Target)
+	}
+	record, found, err := records.staged(p.bootID)
+	if err != nil {
+		return err
+	}
+	if err := p.checkUnpublished(record, found, targets); err != nil {
+		return err
 	}
 	return records.removeAll()
 }

@@ -31,6 +31,9 @@ func (p *Publisher) AllStaged() ([]Staged, error) {
 	}
 	var all []Staged
 	for _, name := range names {
+		if !isRecordFolder(name) {
+			continue
+		}
 		record, found, err := records{filepath.Join(p.state, name)}.staged(p.bootID)
 		if err != nil {
 			return nil, err

@@ -59,7 +59,7 @@ func Survey(state string) ([]Record, error) {
 	var found []Record
 	for _, name := range names {
 		folder := filepath.Join(state, name)
-		if len(name) != len(shortHash("")) {
+		if !isRecordFolder(name) {
 			continue // Not a folder of this room.
 		}
 		if info, err := os.Lstat(folder); err != nil || !info.IsDir() {

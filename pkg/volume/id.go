@@ -43,6 +43,19 @@ func ParseID(text string) (id ID, ok bool) {
 	return ID{pool, name, node}, true
 }
 
+// Identity returns the one spelling of a volume_id on a node, by which locks, records
+// and attachments are kept. POOL/NAME names one volume of the node's pool, whatever
+// node stands behind it: a disk that was moved is found by its old ID. Whatever is no
+// ID of a pool is its own spelling (docs/adr/0006-volume-ids.md).
+func Identity(volumeID, node string) string {
+	id, ok := ParseID(volumeID)
+	if !ok {
+		return volumeID
+	}
+	id.Node = node
+	return id.String()
+}
+
 // A GPT entry has room for 36 characters (UEFI 2.10, 5.3.3). Kubernetes calls
 // volumes pvc-UUID, which has four more: the hyphens of the UUID.
 const maxLabel = 36

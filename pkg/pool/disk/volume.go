@@ -179,13 +179,14 @@ func (p *Pool) checkNowhere(name string) error {
 }
 
 // takeAway makes the kernel forget the partition of a volume. That proves that
-// nobody has it open, not even without a claim, as loop devices have.
+// nobody has it open, not even without a claim, as loop devices have; where its node is
+// mounted, nobody need have it open.
 func (m *member) takeAway(sysfs blockdev.Sysfs, index int) error {
 	partition, err := m.openPartition(sysfs, index)
 	if err != nil {
 		return err
 	}
-	err = partition.CheckFree()
+	err = errors.Join(partition.CheckFree(), partition.CheckUnpublished())
 	partition.Close()
 	if err != nil {
 		return err

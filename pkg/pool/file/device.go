@@ -42,7 +42,8 @@ func (p *Pool) Activate(ctx context.Context, name string) (*blockdev.Device, err
 	return device, nil
 }
 
-// Deactivate detaches the device of a volume; see driver.Pool.
+// Deactivate detaches the device of a volume; see driver.Pool. Errors: volume.ErrInUse
+// while it is published.
 func (p *Pool) Deactivate(ctx context.Context, name string) error {
 	unlock, err := p.lockVolume(name)
 	if err != nil {
@@ -62,7 +63,8 @@ func (p *Pool) Deactivate(ctx context.Context, name string) error {
 	return err
 }
 
-// detach ends the device of a volume that may not exist.
+// detach ends the device of a volume that may not exist. Errors: volume.ErrInUse where
+// the kernel shows that it is published, whoever says otherwise.
 func (p *Pool) detach(ctx context.Context, e entry) (inUse bool, err error) {
 	data, err := linux.OpenPath(e.data())
 	if errors.Is(err, os.ErrNotExist) {
@@ -72,6 +74,14 @@ func (p *Pool) detach(ctx context.Context, e entry) (inUse bool, err error) {
 		return false, fmt.Errorf("open data: %w", err)
 	}
 	defer data.Close()
+	device, found, err := p.loops.Find(data)
+	if err == nil && found {
+		err = device.CheckUnpublished()
+		device.Close() // It would keep the device.
+	}
+	if err != nil {
+		return false, err
+	}
 	return p.loops.Detach(ctx, data)
 }
 

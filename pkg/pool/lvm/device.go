@@ -192,6 +192,10 @@ func (p *Pool) deactivate(ctx context.Context, g lvm.Group, e entry) error {
 	if user := p.user(info); user != nil {
 		return user
 	}
+	// A mount of its node does not keep it, and records can be lost.
+	if err := p.sysfs.CheckUnpublished(info.Number); err != nil {
+		return fmt.Errorf("device %s: %w", d.name, err)
+	}
 	if err := p.checkTable(control, info.Number); errors.Is(err, errRevoked) || errors.Is(err, errStale) {
 		return d.remove(control, info) // lvm looks for what its table should have.
 	}
