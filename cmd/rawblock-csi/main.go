@@ -69,6 +69,9 @@ func run(args []string, stdout, stderr io.Writer) error {
 			return err
 		}
 	}
+	for _, pattern := range settings.Devices.Forgeable() {
+		klog.Background().Info("devices.allow has a pattern of links that the content of a disk can decide; whoever writes to a disk can forge them", "pattern", pattern)
+	}
 	options := flags.Options
 	options.Version, options.Sysfs = version, blockdev.NewSysfs("/sys")
 	options.Monitor = health.New(options.Sysfs)

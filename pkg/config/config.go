@@ -13,6 +13,7 @@ package config
 import (
 	"fmt"
 	"os"
+	"slices"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -70,13 +71,13 @@ type Count int64
 type Pattern string
 
 // Default is the configuration of a node that has no file: one pool that works
-// on any machine, and the links that udev names by the identity of a disk may be
-// named. Links by label or UUID of a filesystem are left out, since whoever writes
-// to a disk can forge them.
+// on any machine, and the links that udev names after the hardware may be named. Those
+// that the content of a disk decides are left out, since whoever writes to it can forge
+// them.
 func Default() Config {
 	return Config{
 		Pools:   []Pool{{Name: "files", File: &FilePool{Directory: DefaultDirectory, Overcommit: 1}}},
-		Devices: Devices{Allow: []Pattern{"/dev/disk/by-id/*"}},
+		Devices: Devices{Allow: slices.Clone(hardware)},
 	}
 }
 

@@ -16,7 +16,7 @@ import (
 )
 
 func TestParse(t *testing.T) {
-	byID := config.Devices{Allow: []config.Pattern{"/dev/disk/by-id/*"}}
+	byID := config.Default().Devices
 	files := config.Default().Pools
 	for name, test := range map[string]struct {
 		text string
@@ -166,7 +166,7 @@ func TestLoad(t *testing.T) {
 // A default that is handed out is not changed by whoever gets it.
 func TestDefaultIsNotShared(t *testing.T) {
 	patterns := config.Default().Devices.Patterns()
-	if !reflect.DeepEqual(patterns, []string{"/dev/disk/by-id/*"}) {
+	if len(patterns) != 8 || patterns[0] != "/dev/disk/by-id/ata-*" {
 		t.Errorf("by default %q are allowed", patterns)
 	}
 	given := config.Default()

@@ -10,7 +10,8 @@
 // one atomic call, read by one, and shown by `ls -l`. Such a record never counts
 // by itself: a publication is real while its target is mounted, a staged device
 // while it has the same number and sequence number in the same boot
-// (docs/adr/0001-records.md).
+// (docs/adr/0001-records.md). Where a record is missing, the kernel is asked
+// (docs/adr/0020-lost-records.md).
 //
 // Rules: a volume is a name here; which device it is has been decided and
 // verified before. The caller sees to it that calls for one volume or one target
