@@ -20,6 +20,8 @@ type Group struct {
 	// Missing are the UUIDs of disks (physical volumes) that are not there. LVM
 	// changes nothing then.
 	Missing []string
+	// Disks are the nodes of those that are there.
+	Disks []string
 	// Exported and ReadOnly say that the host is not to use, or not to change it.
 	Exported, ReadOnly bool
 	// Volumes are its logical volumes, without those that are parts of others.
@@ -67,7 +69,7 @@ type ThinPool struct {
 // later.
 const (
 	groupFields   = "vg_name,vg_uuid,vg_size,vg_extent_size,vg_exported,vg_permissions"
-	diskFields    = "pv_uuid,pv_free,pv_missing,pv_allocatable"
+	diskFields    = "pv_name,pv_uuid,pv_free,pv_missing,pv_allocatable"
 	volumeFields  = "lv_name,lv_uuid,lv_size,lv_tags,pool_lv,lv_layout,lv_metadata_size,lv_when_full,data_percent,metadata_percent,lv_health_status,lv_check_needed"
 	segmentFields = "lv_uuid,chunk_size,zero,seg_pe_ranges"
 	// settings are those of a host's lvm.conf that would change the form of a report.
@@ -154,10 +156,14 @@ func parseReport(text []byte) (Group, error) {
 		read.fail("vg_extent_size", "0")
 	}
 	for _, read.row = range found.Disks {
-		switch {
-		case read.flag("pv_missing"):
+		if read.flag("pv_missing") {
 			group.Missing = append(group.Missing, read.text("pv_uuid"))
-		case read.flag("pv_allocatable"):
+			continue
+		}
+		if name := read.row["pv_name"]; name != "" {
+			group.Disks = append(group.Disks, name)
+		}
+		if read.flag("pv_allocatable") {
 			group.Free += read.number("pv_free")
 		}
 	}
