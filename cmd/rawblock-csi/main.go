@@ -104,6 +104,10 @@ func run(args []string, stdout, stderr io.Writer) error {
 	if options.Publisher, err = publish.New(flags.stateDir, options.Sysfs); err != nil {
 		return err
 	}
+	if err := options.Publisher.Recover(); err != nil {
+		// rawblockctl doctor finds what is left.
+		klog.FromContext(ctx).Error(err, "Cannot end the loop devices that an earlier run has left")
+	}
 	attachments, err := openAttachments(settings.Hotplug, flags.stateDir, &options)
 	if err != nil {
 		return err

@@ -48,7 +48,7 @@ func (w *ward) settleForeigners(t *testing.T) *foreigners {
 	other := plantLoop(t, data, "rawblock:files/healthy-file")
 	device, err := blockdev.Open(other, sysfs)
 	rig.Must(t, err)
-	view, err := device.ReadOnlyView("of another plugin")
+	view, err := device.View("of another plugin")
 	device.Close()
 	rig.Must(t, err)
 	f.view = view.Number()

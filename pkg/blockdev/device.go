@@ -83,12 +83,20 @@ func (d *Device) open() error {
 	if err != nil {
 		return fmt.Errorf("open device %s: %w", d.number, err)
 	}
+	if err := d.readSeq(); err != nil {
+		return err
+	}
+	d.size, err = d.presentSize()
+	return err
+}
+
+// readSeq reads the sequence number, which kernels before 5.15 do not have.
+func (d *Device) readSeq() (err error) {
 	d.seq, err = linux.DiskSeq(d.file)
 	if err != nil && !errors.Is(err, syscall.ENOTTY) {
 		return fmt.Errorf("sequence number of device %s: %w", d.number, err)
 	}
-	d.size, err = d.presentSize()
-	return err
+	return nil
 }
 
 // presentSize returns the size that the device has now. The kernel gives none to one

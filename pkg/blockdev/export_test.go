@@ -3,5 +3,4 @@ package blockdev
 var (
 	ExplainClaim    = Sysfs.explainClaim
 	ParseUnitSerial = parseUnitSerial
-	ViewLabel       = viewLabel
 )

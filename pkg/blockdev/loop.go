@@ -79,34 +79,80 @@ func (l *Loops) Attach(file linux.Descriptor, options LoopOptions) (device *Devi
 	return device, status.DirectIO, nil
 }
 
-// adopt verifies that the device is the one of a file, and has the file's size.
+// adopt verifies that the device is the one of a file, and sets back what those may have
+// changed who have it open, as a pod does (docs/explanation/loop-control.md).
 func (d *Device) adopt(file linux.FileInfo, options LoopOptions) (linux.LoopStatus, error) {
 	status, err := linux.StatusOfLoop(d.file)
 	if err != nil {
 		return status, fmt.Errorf("status of %s: %w", d, err)
 	}
-	blockSize, err := linux.LogicalBlockSize(d.file)
-	if err != nil {
-		return status, fmt.Errorf("block size of %s: %w", d, err)
-	}
 	switch {
 	case status.Backing != file.ID:
 		return status, fmt.Errorf("loop device %s: another program took it away", d)
-	case !status.Plain || blockSize != options.BlockSize:
-		return status, fmt.Errorf("%w: another program shows the volume's file as %s, read-only, in part, or with blocks of %d bytes instead of %d; detach it (losetup -d)",
-			volume.ErrInUse, d, blockSize, options.BlockSize)
+	case status.ReadOnly:
+		return status, fmt.Errorf("%w: another program shows the volume's file as %s, read-only; detach it (losetup -d)", volume.ErrInUse, d)
 	}
-	if status.Ends {
-		// It was detached while somebody had it open.
-		if err := linux.KeepLoop(d.file); err != nil {
-			return status, fmt.Errorf("keep %s: %w", d, err)
-		}
+	if err := d.setBack(&status, options); err != nil {
+		return status, fmt.Errorf("set back what a user of %s has changed: %w", d, err)
+	}
+	if d.size, err = d.presentSize(); err != nil {
+		return status, err
 	}
 	if d.size == file.Size {
 		return status, nil
 	}
 	return status, d.refresh(file.Size)
 }
+
+// setBack makes the device again what Attach makes.
+func (d *Device) setBack(status *linux.LoopStatus, options LoopOptions) error {
+	label, err := linux.LoopLabel(d.file)
+	if status.Ends || !status.Whole() || err != nil || label != options.kept() {
+		// Also where it was detached while someone had it open.
+		if err := linux.ResetLoop(d.file, options.Label); err != nil {
+			return err
+		}
+	}
+	blockSize, err := linux.LogicalBlockSize(d.file)
+	if err != nil {
+		return err
+	}
+	if blockSize != options.BlockSize {
+		if err := linux.SetLoopBlockSize(d.file, options.BlockSize); err != nil {
+			return fmt.Errorf("%w: its blocks have %d bytes instead of %d; end the programs that use it: %w", volume.ErrInUse, blockSize, options.BlockSize, err)
+		}
+	}
+	if !status.DirectIO {
+		// Not every filesystem can, which Attach tells.
+		err := linux.SetLoopDirectIO(d.file)
+		if err != nil && !errors.Is(err, syscall.EINVAL) {
+			return err
+		}
+		status.DirectIO = err == nil
+	}
+	if status.PartScan {
+		return d.forgetPartitions()
+	}
+	return nil
+}
+
+// forgetPartitions has the kernel forget the partitions that it has made of what stands
+// in the device, as whoever writes to it may ask for: they would be devices of the host.
+func (d *Device) forgetPartitions() error {
+	partitions, err := d.sysfs.Partitions(d.number)
+	if err != nil {
+		return err
+	}
+	for _, partition := range partitions {
+		if err := linux.DeletePartition(d.file, partition.Index); err != nil {
+			return fmt.Errorf("%w: %s is partition %d of a volume; see what uses it: %w", volume.ErrInUse, partition.Number, partition.Index, err)
+		}
+	}
+	return nil
+}
+
+// kept is what the kernel keeps of the label.
+func (o LoopOptions) kept() string { return o.Label[:min(len(o.Label), linux.MaxLoopLabel)] }
 
 // refresh has the loop device take over the size of its file.
 func (d *Device) refresh(want uint64) error {

@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/rawblock-csi/rawblock-csi/pkg/blockdev"
 	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
@@ -113,8 +115,7 @@ func TestReusedLoopDevice(t *testing.T) {
 
 func TestLoopDeviceOfSomebodyElse(t *testing.T) {
 	for name, config := range map[string]linux.LoopConfig{
-		"read-only":      {ReadOnly: true, BlockSize: 512},
-		"another blocks": {BlockSize: 4096},
+		"read-only": {ReadOnly: true, BlockSize: 512},
 	} {
 		t.Run(name, func(t *testing.T) {
 			file, loops := backing(t, rig.MiB), blockdev.NewLoops(sysfs)
@@ -224,4 +225,76 @@ func TestManyLoopDevicesAtOnce(t *testing.T) {
 		})
 	}
 	group.Wait()
+}
+
+// A pod may change the loop device that it is given in each of these ways.
+func TestWhatAUserChangedIsSetBack(t *testing.T) {
+	file, loops := backing(t, 4*rig.MiB), blockdev.NewLoops(sysfs)
+	options := blockdev.LoopOptions{Label: "rawblock:test", BlockSize: 512}
+	device, _, err := loops.Attach(file, options)
+	rig.Must(t, err)
+	path := linux.LoopPath(device.Number().Minor)
+	device.Close()
+	t.Cleanup(func() {
+		_, err := loops.Detach(context.WithoutCancel(t.Context()), file)
+		rig.Must(t, err)
+	})
+	for name, change := range map[string]func(loop *os.File) error{
+		"part":       func(loop *os.File) error { return setStatus(loop, unix.LoopInfo64{Offset: 4096, Sizelimit: 8192}, "") },
+		"label":      func(loop *os.File) error { return setStatus(loop, unix.LoopInfo64{}, "rawblock:another") },
+		"end":        func(loop *os.File) error { return setStatus(loop, unix.LoopInfo64{Flags: unix.LO_FLAGS_AUTOCLEAR}, "") },
+		"block size": func(loop *os.File) error { return linux.SetLoopBlockSize(loop, 4096) },
+		"direct I/O": func(loop *os.File) error {
+			return unix.IoctlSetInt(int(loop.Fd()), unix.LOOP_SET_DIRECT_IO, 0)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			loop, err := os.OpenFile(path, os.O_RDWR, 0)
+			rig.Must(t, err)
+			defer loop.Close()
+			before, err := linux.StatusOfLoop(loop)
+			rig.Must(t, err)
+			rig.Must(t, change(loop))
+			device, direct, err := loops.Attach(file, options)
+			rig.Must(t, err)
+			defer device.Close()
+			after, err := linux.StatusOfLoop(loop)
+			rig.Must(t, err)
+			label, err := linux.LoopLabel(loop)
+			rig.Must(t, err)
+			size, err := linux.LogicalBlockSize(loop)
+			rig.Must(t, err)
+			if !after.Whole() || after.Ends || label != options.Label || size != 512 || device.Size() != 4*rig.MiB || after.DirectIO != before.DirectIO || direct != before.DirectIO {
+				t.Errorf("%+v (before %+v), label %q, blocks of %d, %d bytes", after, before, label, size, device.Size())
+			}
+		})
+	}
+}
+
+// Partitions that a pod has the kernel make of its volume are devices of the host.
+func TestPartitionsOfAVolumeAreForgotten(t *testing.T) {
+	file, loops := backing(t, 4*rig.MiB), blockdev.NewLoops(sysfs)
+	device, _, err := loops.Attach(file, blockdev.LoopOptions{BlockSize: 512})
+	rig.Must(t, err)
+	path := linux.LoopPath(device.Number().Minor)
+	device.Close()
+	t.Cleanup(func() {
+		_, err := loops.Detach(context.WithoutCancel(t.Context()), file)
+		rig.Must(t, err)
+	})
+	loop, err := os.OpenFile(path, os.O_RDWR, 0)
+	rig.Must(t, err)
+	defer loop.Close()
+	rig.Must(t, setStatus(loop, unix.LoopInfo64{Flags: unix.LO_FLAGS_PARTSCAN}, ""))
+	// The kernel makes it, where it is built to read tables of partitions.
+	rig.Must(t, linux.AddPartition(loop, 1, rig.MiB, rig.MiB))
+	if found, err := sysfs.Partitions(open(t, path).Number()); err != nil || len(found) != 1 {
+		t.Fatalf("the pod got %v (%v)", found, err)
+	}
+	device, _, err = loops.Attach(file, blockdev.LoopOptions{BlockSize: 512})
+	rig.Must(t, err)
+	defer device.Close()
+	if found, err := sysfs.Partitions(device.Number()); err != nil || len(found) != 0 {
+		t.Errorf("the host has %v (%v)", found, err)
+	}
 }

@@ -15,6 +15,9 @@ import (
 
 // LoopDevice is a loop device that is set up, whoever made it.
 type LoopDevice struct {
+	// ID is which loop device it is, ReadOnly says that it refuses all writes.
+	ID       LoopID
+	ReadOnly bool
 	// Number is its device number, Path its node.
 	Number linux.DeviceNumber
 	Path   string
@@ -29,8 +32,9 @@ type LoopDevice struct {
 	// where it is one.
 	File   linux.FileID
 	Device linux.DeviceNumber
-	// IsView says that it is a read-only view (Device.ReadOnlyView).
-	IsView bool
+	// IsView says that it could be a read-only view (Device.View), IsHold that it could be
+	// a hold (Device.Hold): it shows another device, and none of its users can write.
+	IsView, IsHold bool
 }
 
 // LoopDevices returns the loop devices that are set up. It opens each for a moment,
@@ -77,12 +81,17 @@ func (s Sysfs) describeLoop(minor uint32, loop linux.Descriptor) (LoopDevice, er
 	}
 	found := LoopDevice{
 		Number: linux.DeviceNumber{Major: linux.LoopMajor, Minor: minor}, Path: linux.LoopPath(minor),
-		File: status.Backing, Device: status.Device,
+		File: status.Backing, Device: status.Device, ReadOnly: status.ReadOnly, ID: LoopID{Minor: minor},
+	}
+	if found.ID.Seq, err = linux.DiskSeq(loop); err != nil && !errors.Is(err, syscall.ENOTTY) {
+		return LoopDevice{}, fmt.Errorf("sequence number of loop device %d: %w", minor, err)
 	}
 	if found.Label, err = linux.LoopLabel(loop); err != nil && !errors.Is(err, syscall.ENXIO) {
 		return LoopDevice{}, fmt.Errorf("label of loop device %d: %w", minor, err)
 	}
-	found.IsView = strings.HasPrefix(found.Label, viewPrefix)
+	found.IsHold = status.ReadOnly && status.Device.Major == linux.LoopMajor && strings.HasPrefix(found.Label, holdPrefix)
+	// A user may have had a view show a file, which leaves the label as it is, or set that.
+	found.IsView = status.ReadOnly && !found.IsHold && (status.Device != (linux.DeviceNumber{}) || strings.HasPrefix(found.Label, viewPrefix))
 	backing, err := readText(s.path("block", filepath.Base(found.Path)), "loop/backing_file")
 	if errors.Is(err, os.ErrNotExist) {
 		return LoopDevice{}, fmt.Errorf("%w: loop device %d is not set up", volume.ErrNotFound, minor)

@@ -28,12 +28,12 @@ func TestPublishedDiskIsExposed(t *testing.T) {
 func TestDiskBelowALoopDeviceIsExposed(t *testing.T) {
 	disk := rig.NewDisk(t, rig.MiB)
 	device := open(t, disk.Path)
-	view, err := device.ReadOnlyView("owner")
+	view, err := device.View("owner")
 	rig.Must(t, err)
-	t.Cleanup(func() { releaseViews(t, "owner") })
+	t.Cleanup(func() { rig.Must(t, sysfs.ReleaseLoop(view.LoopID())) })
 	wantExposed(t, device.CheckUnexposed(), strings.TrimPrefix(view.Node().Name(), "/dev/"))
 	view.Close()
-	releaseViews(t, "owner")
+	rig.Must(t, sysfs.ReleaseLoop(view.LoopID()))
 	rig.Must(t, device.CheckUnexposed())
 }
 

@@ -5,19 +5,19 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/rawblock-csi/rawblock-csi/pkg/blockdev"
 	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
-	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
 	"github.com/rawblock-csi/rawblock-csi/test/rig"
 )
 
 func TestViewRefusesEveryWrite(t *testing.T) {
 	disk := rig.NewDisk(t, rig.MiB)
 	rig.WriteAt(t, disk.Path, "written before", 4096)
-	path := viewOf(t, disk, "owner")
+	path := linux.LoopPath(viewOf(t, disk).Minor)
 	if got := rig.ReadAt(t, path, 14, 4096); got != "written before" {
 		t.Errorf("the view shows %q", got)
 	}
@@ -48,122 +48,128 @@ func tryWrite(path string) error {
 	return errors.Join(err, file.Close())
 }
 
-func TestViewIsFoundAgain(t *testing.T) {
-	disk := rig.NewDisk(t, rig.MiB)
-	first := viewOf(t, disk, "owner")
-	// A new one could get the same number, but not the same sequence number.
-	seq := open(t, first).DiskSeq()
-	if again := viewOf(t, disk, "owner"); again != first || open(t, again).DiskSeq() != seq {
-		t.Errorf("a second call made %s beside %s, or made it anew", again, first)
-	}
-	other := viewOf(t, disk, "another owner")
-	if other == first {
-		t.Error("two owners share a view")
-	}
-	for _, test := range []struct {
-		path, owner string
-		want        bool
-	}{
-		{first, "owner", true},
-		{first, "another owner", false},
-		{other, "another owner", true},
-		{other, "", true},
-		{disk.Path, "owner", false},
-		{disk.Path, "", false},
-	} {
-		if got, err := open(t, test.path).IsViewOf(test.owner); err != nil || got != test.want {
-			t.Errorf("%s is a view of %q: %t (%v), want %t", test.path, test.owner, got, err, test.want)
-		}
-	}
-}
-
-// The path is the same, the disk is not.
-func TestViewOfAnEarlierDiskIsReplaced(t *testing.T) {
-	earlier, disk := rig.NewDisk(t, rig.MiB), rig.NewDisk(t, rig.MiB)
-	rig.WriteAt(t, disk.Path, "the new disk", 0)
-	stale := viewOf(t, earlier, "owner")
-	path := viewOf(t, disk, "owner")
-	if got := rig.ReadAt(t, path, 12, 0); got != "the new disk" {
-		t.Errorf("the view shows %q", got)
-	}
-	if stale != path {
-		wantNoView(t, stale)
-	}
-}
-
-func TestReleaseOfAnotherOwner(t *testing.T) {
-	path := viewOf(t, rig.NewDisk(t, rig.MiB), "owner")
-	rig.Must(t, blockdev.ReleaseView(minorOf(t, path), "another owner"))
-	if got, err := open(t, path).IsViewOf("owner"); err != nil || !got {
-		t.Fatalf("released for another owner: %t (%v)", got, err)
-	}
-}
-
+// A view is released by what it is, and only once.
 func TestReleasedViewIsGone(t *testing.T) {
 	disk := rig.NewDisk(t, rig.MiB)
-	for name, release := range map[string]func(minor uint32) error{
-		"by number": func(minor uint32) error { return blockdev.ReleaseView(minor, "owner") },
-		"by owner":  func(uint32) error { return sysfs.ReleaseViews("owner") },
-	} {
-		t.Run(name, func(t *testing.T) {
-			path, kept := viewOf(t, disk, "owner"), viewOf(t, disk, "another owner")
-			minor := minorOf(t, path)
-			for range 2 { // It may be repeated.
-				rig.Must(t, release(minor))
-			}
-			wantNoView(t, path)
-			if got, err := open(t, kept).IsViewOf("another owner"); err != nil || !got {
-				t.Errorf("the view of another owner has gone with it (%v)", err)
-			}
-			rig.Must(t, blockdev.ReleaseView(1<<20-1, "owner")) // There is no such loop device.
-		})
+	released, kept := viewOf(t, disk), viewOf(t, disk)
+	for range 2 { // It may be repeated.
+		rig.Must(t, sysfs.ReleaseLoop(released))
 	}
+	wantView(t, released, disk, false)
+	wantView(t, kept, disk, true)
+	rig.Must(t, sysfs.ReleaseLoop(blockdev.LoopID{Minor: 1<<20 - 1})) // There is no such loop device.
+	rig.Must(t, sysfs.ReleaseLoop(blockdev.LoopID{Minor: kept.Minor, Seq: kept.Seq - 1}))
+	wantView(t, kept, disk, true)
 }
 
 // A view that its user still has open goes with the last descriptor.
 func TestReleasedViewInUse(t *testing.T) {
 	disk := rig.NewDisk(t, rig.MiB)
-	path := viewOf(t, disk, "owner")
-	user, err := os.Open(path)
+	view := viewOf(t, disk)
+	user, err := os.Open(linux.LoopPath(view.Minor))
 	rig.Must(t, err)
-	rig.Must(t, blockdev.ReleaseView(minorOf(t, path), "owner"))
+	rig.Must(t, sysfs.ReleaseLoop(view))
 	if _, err := user.ReadAt(make([]byte, 512), 0); err != nil {
 		t.Errorf("its user cannot read any more: %v", err)
 	}
 	rig.Must(t, user.Close())
-	wantNoView(t, path)
+	wantView(t, view, disk, false)
 }
 
-// Who publishes again while the last user is still there must not lose the view
-// together with that user.
-func TestViewIsMadeAnewAfterRelease(t *testing.T) {
-	disk := rig.NewDisk(t, rig.MiB)
-	released := viewOf(t, disk, "owner")
-	user, err := os.Open(released)
-	rig.Must(t, err)
-	rig.Must(t, blockdev.ReleaseView(minorOf(t, released), "owner"))
-	path := viewOf(t, disk, "owner")
-	rig.Must(t, user.Close())
-	if isView, err := open(t, path).IsViewOf("owner"); err != nil || !isView {
-		t.Errorf("%s is a view: %t (%v)", path, isView, err)
-	}
-	wantNoView(t, released)
-}
-
-func TestReleaseLeavesForeignLoopDevicesAlone(t *testing.T) {
+func TestReleaseLeavesWritableLoopDevicesAlone(t *testing.T) {
 	disk := rig.NewLoop(t, rig.MiB, 512)
-	rig.Must(t, blockdev.ReleaseView(disk.Number().Minor, "owner"))
-	rig.Must(t, blockdev.ReleaseView(disk.Number().Minor, ""))
-	rig.Must(t, sysfs.ReleaseViews("owner"))
+	rig.Must(t, sysfs.ReleaseView(disk.Number().Minor))
+	rig.Must(t, sysfs.ReleaseLoop(open(t, disk.Path).LoopID()))
 	if size := open(t, disk.Path).Size(); size != rig.MiB {
 		t.Errorf("the disk has %d bytes left", size)
 	}
 }
 
+// Whatever the user of a view makes of it, it can be made to show its disk again.
+func TestViewIsRestored(t *testing.T) {
+	for name, tamper := range map[string]func(t *testing.T, view *os.File){
+		"label and the end": func(t *testing.T, view *os.File) {
+			rig.Must(t, setStatus(view, unix.LoopInfo64{Flags: unix.LO_FLAGS_AUTOCLEAR}, "mine"))
+		},
+		"a part": func(t *testing.T, view *os.File) {
+			rig.Must(t, setStatus(view, unix.LoopInfo64{Offset: 4096, Sizelimit: 8192}, "rawblock-ro:"))
+		},
+		"another file": func(t *testing.T, view *os.File) {
+			rig.Must(t, linux.ChangeLoop(view, backing(t, rig.MiB)))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			disk := rig.NewDisk(t, rig.MiB)
+			rig.WriteAt(t, disk.Path, "on the disk", 0)
+			device := open(t, disk.Path)
+			view, err := device.View("owner")
+			rig.Must(t, err)
+			defer view.Close()
+			hold, err := view.Hold("owner")
+			rig.Must(t, err)
+			t.Cleanup(func() {
+				rig.Must(t, sysfs.ReleaseView(view.Number().Minor))
+				rig.Must(t, sysfs.ReleaseLoop(hold))
+			})
+			file, err := os.OpenFile(linux.LoopPath(view.Number().Minor), os.O_RDONLY, 0)
+			rig.Must(t, err)
+			defer file.Close()
+			tamper(t, file)
+			if is, err := view.IsViewOf(device); is || err != nil {
+				t.Fatalf("after it was tampered with, it is a view: %t (%v)", is, err)
+			}
+			rig.Must(t, view.RestoreView(device, "owner"))
+			if is, err := view.IsViewOf(device); !is || err != nil {
+				t.Errorf("restored, it is a view: %t (%v)", is, err)
+			}
+			if got := rig.ReadPastCache(t, linux.LoopPath(view.Number().Minor), 11, 0); got != "on the disk" {
+				t.Errorf("restored, it shows %q", got)
+			}
+		})
+	}
+}
+
+// A pod may detach its loop device: held, the number stays taken.
+func TestHoldKeepsTheNumber(t *testing.T) {
+	disk := rig.NewDisk(t, rig.MiB)
+	device := open(t, disk.Path)
+	view, err := device.View("owner")
+	rig.Must(t, err)
+	hold, err := view.Hold("owner")
+	rig.Must(t, err)
+	id := view.LoopID()
+	view.Close()
+	file, err := os.Open(linux.LoopPath(id.Minor))
+	rig.Must(t, err)
+	rig.Must(t, linux.ClearLoop(file))
+	rig.Must(t, file.Close())
+	again := open(t, linux.LoopPath(id.Minor))
+	if again.LoopID() != id {
+		t.Errorf("it is %v, was %v", again.LoopID(), id)
+	}
+	rig.Must(t, again.RestoreView(device, "owner"))
+	again.Close()
+	if held, err := sysfs.IsOver(hold, id.Number()); err != nil || !held {
+		t.Errorf("held: %t (%v)", held, err)
+	}
+	rig.Must(t, sysfs.ReleaseLoop(hold))
+	wantView(t, id, disk, true)
+	rig.Must(t, sysfs.ReleaseLoop(id))
+	wantView(t, id, disk, false)
+}
+
+func setStatus(loop *os.File, status unix.LoopInfo64, label string) error {
+	copy(status.File_name[:], label)
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, loop.Fd(), unix.LOOP_SET_STATUS64, uintptr(unsafe.Pointer(&status))); errno != 0 {
+		return errno
+	}
+	return nil
+}
+
 func TestViewHasTheBlockSizeOfItsDisk(t *testing.T) {
 	for _, want := range []uint32{512, 4096} {
 		disk := rig.NewDiskWithBlockSize(t, rig.MiB, want)
-		file, err := os.Open(viewOf(t, disk, "owner"))
+		file, err := os.Open(linux.LoopPath(viewOf(t, disk).Minor))
 		rig.Must(t, err)
 		defer file.Close()
 		if got, err := linux.LogicalBlockSize(file); err != nil || got != want {
@@ -176,7 +182,7 @@ func TestViewHasTheBlockSizeOfItsDisk(t *testing.T) {
 func TestLosetupOnAView(t *testing.T) {
 	disk := rig.NewDisk(t, rig.MiB)
 	rig.WriteAt(t, disk.Path, "on the disk", 0)
-	path := strings.TrimSpace(run(t, "losetup", "--find", "--show", viewOf(t, disk, "owner")))
+	path := strings.TrimSpace(run(t, "losetup", "--find", "--show", linux.LoopPath(viewOf(t, disk).Minor)))
 	defer run(t, "losetup", "--detach", path)
 	if got := rig.ReadAt(t, path, 11, 0); got != "on the disk" {
 		t.Errorf("kubelet's loop device shows %q", got)
@@ -186,58 +192,27 @@ func TestLosetupOnAView(t *testing.T) {
 	}
 }
 
-// The label is the record of whose view a loop device is: it must not be cut.
-func TestViewLabelFits(t *testing.T) {
-	label := blockdev.ViewLabel(strings.Repeat("x", 5000)) + strings.Repeat("f", 16) // The longest sequence number in hex.
-	if len(label) > linux.MaxLoopLabel {
-		t.Errorf("%q has %d bytes, the kernel keeps %d", label, len(label), linux.MaxLoopLabel)
-	}
-	if blockdev.ViewLabel("a") == blockdev.ViewLabel("b") {
-		t.Error("two owners have one label")
-	}
-}
-
-// viewOf makes a view of a disk that lasts until the test ends, keeps nothing
-// open, and returns its path.
-func viewOf(t *testing.T, disk *rig.Disk, owner string) string {
+// viewOf makes a view of a disk that lasts until the test ends, and keeps nothing open.
+func viewOf(t *testing.T, disk *rig.Disk) blockdev.LoopID {
 	t.Helper()
 	device, err := blockdev.Open(disk.Path, sysfs)
 	rig.Must(t, err)
 	defer device.Close()
-	view, err := device.ReadOnlyView(owner)
+	view, err := device.View("owner")
 	rig.Must(t, err)
 	defer view.Close()
-	t.Cleanup(func() { releaseViews(t, owner) })
+	id := view.LoopID()
+	t.Cleanup(func() { rig.Must(t, sysfs.ReleaseLoop(id)) })
 	if view.Size() != device.Size() || view.Number() == device.Number() {
 		t.Fatalf("the view %s has %d bytes, the disk %s has %d", view, view.Size(), device, device.Size())
 	}
-	return linux.LoopPath(view.Number().Minor)
+	return id
 }
 
-func releaseViews(t *testing.T, owner string) {
+// wantView checks whether a loop device is a view of a disk.
+func wantView(t *testing.T, id blockdev.LoopID, disk *rig.Disk, want bool) {
 	t.Helper()
-	rig.Must(t, sysfs.ReleaseViews(owner))
-}
-
-func minorOf(t *testing.T, path string) uint32 {
-	t.Helper()
-	device, err := blockdev.Open(path, sysfs)
-	rig.Must(t, err)
-	defer device.Close()
-	return device.Number().Minor
-}
-
-// wantNoView checks that the loop device at path is no view any more. It may be
-// another test's by now.
-func wantNoView(t *testing.T, path string) {
-	t.Helper()
-	device, err := blockdev.Open(path, sysfs)
-	if errors.Is(err, volume.ErrNotFound) {
-		return
-	}
-	rig.Must(t, err)
-	defer device.Close()
-	if isView, err := device.IsViewOf("owner"); err != nil || isView {
-		t.Errorf("%s is still a view: %t (%v)", path, isView, err)
+	if is, err := sysfs.IsOver(id, disk.Number()); err != nil || is != want {
+		t.Errorf("%v is a view: %t (%v), want %t", id, is, err, want)
 	}
 }

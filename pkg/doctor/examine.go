@@ -28,7 +28,9 @@ type examination struct {
 	// folder, or at a target that is recorded, and maps the paths of kubelet's own mounts.
 	mounted map[linux.DeviceNumber]bool
 	maps    map[string]bool
-	found   []Finding
+	// files are the volumes of the pools of files by their files; nil until it is asked for.
+	files map[linux.FileID]string
+	found []Finding
 }
 
 func (e *examination) prepare() {

@@ -10,16 +10,9 @@ import (
 	"github.com/rawblock-csi/rawblock-csi/pkg/blockdev"
 	"github.com/rawblock-csi/rawblock-csi/pkg/inspect"
 	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
+	"github.com/rawblock-csi/rawblock-csi/pkg/publish"
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
 )
-
-// labelPrefix is what the label of a loop device over the file of a volume begins
-// with; the names of pool and volume follow (pkg/pool/file). As much of it is kept as
-// fits.
-const labelPrefix = "rawblock:"
-
-// isVolume reports whether a loop device is that of a volume of a pool of files.
-func isVolume(loop blockdev.LoopDevice) bool { return strings.HasPrefix(loop.Label, labelPrefix) }
 
 // removedFolder is where a pool of files moves the file of a volume that is deleted,
 // before it removes it (pkg/pool/file, doc.go).
@@ -27,14 +20,14 @@ const removedFolder = "work/gone-"
 
 // isVolumeOfOurs reports whether a loop device shows a file of a pool of this node.
 func (e *examination) isVolumeOfOurs(loop blockdev.LoopDevice) bool {
-	return isVolume(loop) && (e.volumeOf(loop) != "" || e.isBelowAPool(loop, ""))
+	return e.volumeOf(loop) != "" || e.isBelowAPool(loop, "")
 }
 
-// isBelowAPool reports whether the path of a loop device's file is below the folder of
-// its pool, and begins there with a prefix.
+// isBelowAPool reports whether the path of a loop device's file is below the directory of
+// a pool, and begins there with a prefix.
 func (e *examination) isBelowAPool(loop blockdev.LoopDevice, prefix string) bool {
 	return slices.ContainsFunc(e.survey.Pools, func(facts inspect.PoolFacts) bool {
-		if facts.Directory == "" || !strings.HasPrefix(loop.Label, labelPrefix+facts.Name+"/") {
+		if facts.Directory == "" || loop.Device != (linux.DeviceNumber{}) {
 			return false
 		}
 		folder := facts.Directory
@@ -49,12 +42,14 @@ func (e *examination) isBelowAPool(loop blockdev.LoopDevice, prefix string) bool
 func (e *examination) loops() {
 	for _, loop := range e.survey.Loops {
 		switch {
-		case loop.IsView:
+		case loop.IsHold:
+			e.hold(loop)
+		case loop.IsView || e.isRecorded(loop.Number.Minor, views):
 			e.view(loop)
-		case !isVolume(loop):
-			e.lock(loop)
 		case e.isVolumeOfOurs(loop):
 			e.volumeLoop(loop)
+		default:
+			e.lock(loop)
 		}
 	}
 }
@@ -66,7 +61,7 @@ func (e *examination) volumeLoop(loop blockdev.LoopDevice) {
 	f := Finding{Check: StaleLoop, Subject: loop.Path, devices: []linux.DeviceNumber{loop.Number}, locks: []string{loop.Path}}
 	switch {
 	case loop.Deleted && e.isBelowAPool(loop, removedFolder) && !used:
-		f.Message = fmt.Sprintf("%s shows the file of a volume that was deleted (%s)", loop.Path, loop.Label)
+		f.Message = fmt.Sprintf("%s shows the file of a volume that was deleted (%s)", loop.Path, loop.Backing)
 		f.Meaning = "the space of the file is not free before the device goes"
 		f.Remedy, f.Fix = "rawblockctl doctor --fix", "detach the loop device"
 	case loop.Deleted:
@@ -116,22 +111,20 @@ func (e *examination) stagedOn(number linux.DeviceNumber) (volumeID string, stag
 }
 
 // volumeOf returns the ID of the volume whose file a loop device shows, if a pool of
-// this node has it.
+// this node has it. The label says nothing: whoever has the device may set it.
 func (e *examination) volumeOf(loop blockdev.LoopDevice) string {
-	for _, facts := range e.survey.Pools {
-		for _, info := range facts.Infos {
-			label := labelPrefix + facts.Name + "/" + info.Name
-			if loop.Label != label[:min(len(label), linux.MaxLoopLabel)] {
-				continue
-			}
-			// A pool of another plugin may have the same names.
-			file, err := linux.StatPath(filepath.Join(facts.Directory, "volumes", info.Name, "data"))
-			if err == nil && file.ID == loop.File {
-				return volume.ID{Pool: facts.Name, Name: info.Name, Node: e.Inspector.Node}.String()
+	if e.files == nil {
+		e.files = map[linux.FileID]string{}
+		for _, facts := range e.survey.Pools {
+			for _, info := range facts.Infos {
+				file, err := linux.StatPath(filepath.Join(facts.Directory, "volumes", info.Name, "data"))
+				if facts.Directory != "" && err == nil {
+					e.files[file.ID] = volume.ID{Pool: facts.Name, Name: info.Name, Node: e.Inspector.Node}.String()
+				}
 			}
 		}
 	}
-	return ""
+	return e.files[loop.File]
 }
 
 // isAttachedAs reports whether a running container has the volume.
@@ -144,9 +137,35 @@ func (e *examination) isAttachedAs(volumeID string) bool {
 	return false
 }
 
-// view looks at a read-only view, which is for one target.
+func views(r publish.Record) []blockdev.LoopID { return r.Views }
+func holds(r publish.Record) []blockdev.LoopID { return r.Holds }
+
+// isRecorded reports whether a record has a loop device of that number.
+func (e *examination) isRecorded(minor uint32, of func(publish.Record) []blockdev.LoopID) bool {
+	isIt := func(id blockdev.LoopID) bool { return id.Minor == minor }
+	return slices.ContainsFunc(e.survey.Records, func(r publish.Record) bool { return slices.ContainsFunc(of(r), isIt) })
+}
+
+// hold looks at a loop device that keeps one that is handed out from being detached.
+func (e *examination) hold(loop blockdev.LoopDevice) {
+	if e.isRecorded(loop.Number.Minor, holds) || !e.isOurs(loop.Device) {
+		return
+	}
+	e.add(Finding{
+		Check: StaleView, Subject: loop.Path,
+		Message: fmt.Sprintf("%s holds device %s, and no record says for which volume", loop.Path, loop.Device),
+		Meaning: "it keeps the device below in use: a volume cannot be deleted",
+		Remedy:  "rawblockctl doctor --fix",
+		Fix:     "detach the loop device; nobody reads or writes through it",
+		devices: []linux.DeviceNumber{loop.Number}, locks: []string{loop.Path},
+		mend: func(context.Context) error { return e.Inspector.Sysfs.DetachLoop(loop) },
+	})
+}
+
+// view looks at a read-only view, which is for one target. Its user may have had it show
+// something else.
 func (e *examination) view(loop blockdev.LoopDevice) {
-	if e.mounted[loop.Number] || e.survey.KubeletErr != nil || !e.isOurs(loop.Device) {
+	if e.mounted[loop.Number] || e.survey.KubeletErr != nil || !e.isRecorded(loop.Number.Minor, views) && !e.isOurs(loop.Device) {
 		return
 	}
 	e.add(Finding{

@@ -79,11 +79,18 @@ type LoopStatus struct {
 	Ends bool
 	// DirectIO says that the page cache of the backing file is passed by.
 	DirectIO bool
-	// Plain says that the device shows the whole file, and may be written to.
-	Plain bool
-	// ReadOnly says that it was set up so that all writes are refused.
+	// ReadOnly says that it was set up so that all writes are refused, which nothing but
+	// setting it up anew changes.
 	ReadOnly bool
+	// Offset and SizeLimit are the part of the backing file that is shown: both are 0
+	// where that is all of it.
+	Offset, SizeLimit uint64
+	// PartScan says that the kernel makes partitions of what stands in it.
+	PartScan bool
 }
+
+// Whole says that the device shows the whole backing file.
+func (s LoopStatus) Whole() bool { return s.Offset == 0 && s.SizeLimit == 0 }
 
 // StatusOfLoop tells what an open loop device is set up with
 // (LOOP_GET_STATUS64). Errors: ENXIO where it is not set up.
@@ -93,24 +100,52 @@ func StatusOfLoop(loop Descriptor) (LoopStatus, error) {
 		return LoopStatus{}, os.NewSyscallError("ioctl LOOP_GET_STATUS64", err)
 	}
 	return LoopStatus{
-		Backing:  FileID{DeviceNumber{unix.Major(status.Device), unix.Minor(status.Device)}, status.Inode},
-		Device:   DeviceNumber{unix.Major(status.Rdevice), unix.Minor(status.Rdevice)},
-		Ends:     status.Flags&unix.LO_FLAGS_AUTOCLEAR != 0,
-		DirectIO: status.Flags&unix.LO_FLAGS_DIRECT_IO != 0,
-		Plain:    status.Flags&unix.LO_FLAGS_READ_ONLY == 0 && status.Offset == 0 && status.Sizelimit == 0,
-		ReadOnly: status.Flags&unix.LO_FLAGS_READ_ONLY != 0,
+		Backing:   FileID{DeviceNumber{unix.Major(status.Device), unix.Minor(status.Device)}, status.Inode},
+		Device:    DeviceNumber{unix.Major(status.Rdevice), unix.Minor(status.Rdevice)},
+		Ends:      status.Flags&unix.LO_FLAGS_AUTOCLEAR != 0,
+		DirectIO:  status.Flags&unix.LO_FLAGS_DIRECT_IO != 0,
+		ReadOnly:  status.Flags&unix.LO_FLAGS_READ_ONLY != 0,
+		Offset:    status.Offset,
+		SizeLimit: status.Sizelimit,
+		PartScan:  status.Flags&unix.LO_FLAGS_PARTSCAN != 0,
 	}, nil
 }
 
-// KeepLoop takes back what ClearLoop has decided for an open loop device that is
-// still in use: it stays when its last user closes it (LOOP_SET_STATUS64).
-func KeepLoop(loop Descriptor) error {
+// ResetLoop has an open loop device show the whole backing file, under a label, and stay
+// when its last user closes it (LOOP_SET_STATUS64). Whoever has the device open for
+// writing may have changed each of these. The flag for partitions cannot be taken back
+// (LOOP_SET_STATUS_CLEARABLE_FLAGS in the kernel's linux/loop.h).
+func ResetLoop(loop Descriptor, label string) error {
 	var status unix.LoopInfo64
-	if err := ioctl(loop, unix.LOOP_GET_STATUS64, unsafe.Pointer(&status)); err != nil {
-		return os.NewSyscallError("ioctl LOOP_GET_STATUS64", err)
-	}
-	status.Flags &^= unix.LO_FLAGS_AUTOCLEAR
+	copy(status.File_name[:MaxLoopLabel], label)
 	return os.NewSyscallError("ioctl LOOP_SET_STATUS64", ioctl(loop, unix.LOOP_SET_STATUS64, unsafe.Pointer(&status)))
+}
+
+// loopChangeFD is LOOP_CHANGE_FD of linux/loop.h, which golang.org/x/sys lacks.
+const loopChangeFD = 0x4c06
+
+// ChangeLoop has an open, read-only loop device show another file or device of the same
+// size (LOOP_CHANGE_FD).
+func ChangeLoop(loop, backing Descriptor) error {
+	return os.NewSyscallError("ioctl LOOP_CHANGE_FD", ioctlValue(loop, loopChangeFD, backing.Fd()))
+}
+
+// SetLoopBlockSize sets the logical block size of an open loop device, in bytes
+// (LOOP_SET_BLOCK_SIZE).
+func SetLoopBlockSize(loop Descriptor, size uint32) error {
+	return os.NewSyscallError("ioctl LOOP_SET_BLOCK_SIZE", ioctlValue(loop, unix.LOOP_SET_BLOCK_SIZE, uintptr(size)))
+}
+
+// SetLoopDirectIO has an open loop device pass the page cache of its backing file by
+// (LOOP_SET_DIRECT_IO). Errors: EINVAL where the filesystem cannot.
+func SetLoopDirectIO(loop Descriptor) error {
+	return os.NewSyscallError("ioctl LOOP_SET_DIRECT_IO", ioctlValue(loop, unix.LOOP_SET_DIRECT_IO, 1))
+}
+
+// ioctlValue makes an ioctl whose argument is a number.
+func ioctlValue(file Descriptor, request uint, value uintptr) error {
+	_, err := ignoringEINTR(func() (int, error) { return 0, unix.IoctlSetInt(int(file.Fd()), request, int(value)) })
+	return err
 }
 
 // LoopLabel returns the label of an open loop device (LOOP_GET_STATUS64).

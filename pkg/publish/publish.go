@@ -51,7 +51,7 @@ func (p *Publisher) Publish(ctx context.Context, device *blockdev.Device, target
 // mount publishes at a place where there is nothing, or an empty file.
 func (p *Publisher) mount(place place, device *blockdev.Device, target Target, readOnly bool) error {
 	if readOnly {
-		view, err := device.ReadOnlyView(target.owner())
+		view, err := p.makeView(device, target)
 		if err != nil {
 			return err
 		}
@@ -107,7 +107,7 @@ func (p *Publisher) verify(place place, device *blockdev.Device, target Target, 
 		return fmt.Errorf("what is published at %s: %w", target.Path, err)
 	}
 	defer published.Close()
-	isView, err := published.IsViewOf(target.owner())
+	isView, err := p.isView(published, target)
 	if err != nil {
 		return err
 	}
@@ -116,7 +116,7 @@ func (p *Publisher) verify(place place, device *blockdev.Device, target Target, 
 		return fmt.Errorf("%w: the volume is published read-only at %s; unpublish it first to publish it for writing",
 			volume.ErrIncompatible, target.Path)
 	case isView:
-		return nil
+		return p.restoreView(published, device, target)
 	case published.Number() != device.Number():
 		return fmt.Errorf("%w: %s shows device %s, not %s; unpublish it first", volume.ErrIncompatible, target.Path, published.Number(), device)
 	case readOnly:
@@ -124,4 +124,18 @@ func (p *Publisher) verify(place place, device *blockdev.Device, target Target, 
 			volume.ErrIncompatible, target.Path)
 	}
 	return nil
+}
+
+// isView reports whether what is mounted at a target is the read-only view that is
+// recorded for it, or, where that record was lost, could be one.
+func (p *Publisher) isView(published *blockdev.Device, target Target) (bool, error) {
+	if !published.IsLoop() {
+		return false, nil
+	}
+	is, found, err := p.records(target.VolumeID).loops(viewRecord(target.Path), p.bootID)
+	if err != nil || found {
+		return found && is.handedOut.Minor == published.Number().Minor, err
+	}
+	shown, err := published.Shown()
+	return shown != published.Number(), err
 }

@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/rawblock-csi/rawblock-csi/pkg/blockdev"
+	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
 )
 
 // Publisher publishes devices on this node. Its methods may be called
@@ -15,6 +16,9 @@ type Publisher struct {
 	state  string
 	sysfs  blockdev.Sysfs
 	bootID string
+	// owner stands for the state directory in the labels of loop devices: there may be
+	// other plugins on the machine, with directories of their own.
+	owner string
 	// staging is held while a device is looked for among those of other volumes and
 	// recorded.
 	staging sync.Mutex
@@ -31,7 +35,12 @@ func New(state string, sysfs blockdev.Sysfs) (*Publisher, error) {
 	if err := os.MkdirAll(state, 0o700); err != nil {
 		return nil, fmt.Errorf("make the folder for records: %w", err)
 	}
-	return &Publisher{state: state, sysfs: sysfs, bootID: bootID}, nil
+	info, err := linux.StatPath(state)
+	if err != nil {
+		return nil, fmt.Errorf("look at the directory for records: %w", err)
+	}
+	owner := shortHash(fmt.Sprint(info.ID))[:16]
+	return &Publisher{state: state, sysfs: sysfs, bootID: bootID, owner: owner}, nil
 }
 
 // readBootID returns what is different at each boot (random(4)): no record of an

@@ -42,7 +42,7 @@ func (p *Publisher) StageAt(volumeID string, device *blockdev.Device, mode volum
 		if record.mode != mode {
 			return fmt.Errorf("%w: the volume is staged with access mode %s, not %s; unstage it first", volume.ErrIncompatible, record.mode, mode)
 		}
-		return nil
+		return p.holdStaged(records, device)
 	}
 	if found {
 		publications, err := records.publications()
@@ -78,7 +78,10 @@ func (p *Publisher) StageAt(volumeID string, device *blockdev.Device, mode volum
 	if err := records.write(stagedRecord, wanted.String()); err != nil {
 		return err
 	}
-	return p.recover(records, device.Number(), mode, targets)
+	if err := p.recover(records, device.Number(), mode, targets); err != nil {
+		return err
+	}
+	return p.holdStaged(records, device)
 }
 
 // recover records what of the device is published in a directory of targets and not
@@ -244,15 +247,15 @@ func (p *Publisher) CheckStaged(volumeID string, device *blockdev.Device) error 
 	if err != nil || !found {
 		return err
 	}
-	number, seq, err := device.Shown()
+	number, err := device.Shown()
 	if err != nil {
 		return err
 	}
-	attached, err := p.sysfs.IsAttached(number, seq)
+	attached, err := p.sysfs.IsAttached(record.number, record.seq)
 	if err != nil {
 		return err
 	}
-	if number != record.number || seq != record.seq || !attached {
+	if number != record.number || number == device.Number() && device.DiskSeq() != record.seq || !attached {
 		return fmt.Errorf("%w: the device %s with disk sequence number %d, which is staged as volume %s, has gone", volume.ErrNotFound, record.number, record.seq, volumeID)
 	}
 	return nil
@@ -280,6 +283,9 @@ func (p *Publisher) UnstageAt(volumeID, targets string) error {
 		return err
 	}
 	if err := p.checkUnpublished(record, found, targets); err != nil {
+		return err
+	}
+	if err := p.releaseStaged(records); err != nil {
 		return err
 	}
 	return records.removeAll()

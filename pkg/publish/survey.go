@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/rawblock-csi/rawblock-csi/pkg/blockdev"
 	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
 )
 
@@ -23,6 +24,9 @@ type Record struct {
 	Current bool
 	// Publications are what was published, also what no longer is.
 	Publications []Recorded
+	// Views are the read-only views that are published, and Holds the loop devices that
+	// hold them and the staged device, as they were set up.
+	Views, Holds []blockdev.LoopID
 	// Err says what of it cannot be read.
 	Err error
 }
@@ -110,6 +114,18 @@ func (r *Record) take(name, text, bootID string) error {
 			return err
 		}
 		r.Publications = append(r.Publications, Recorded{publication, live})
+	case name == holdRecord || strings.HasPrefix(name, viewPrefix):
+		is, err := parseLoops(text)
+		if err != nil {
+			return err
+		}
+		if is.bootID != bootID {
+			return nil
+		}
+		r.Holds = append(r.Holds, is.hold)
+		if name != holdRecord {
+			r.Views = append(r.Views, is.handedOut)
+		}
 	default:
 		return errors.New("this plugin writes none of that name")
 	}

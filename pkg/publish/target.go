@@ -19,9 +19,6 @@ type Target struct {
 	Path string
 }
 
-// owner names the target to a read-only view.
-func (t Target) owner() string { return t.VolumeID + "\x00" + t.Path }
-
 // place is an entry of an open folder, so that no link on the way to it can
 // change between two steps.
 type place struct {

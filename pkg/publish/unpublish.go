@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path/filepath"
 	"syscall"
 
 	"k8s.io/klog/v2"
@@ -12,6 +13,7 @@ import (
 	"github.com/rawblock-csi/rawblock-csi/pkg/blockdev"
 	"github.com/rawblock-csi/rawblock-csi/pkg/crashpoint"
 	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
+	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
 )
 
 // Unpublish takes the volume away from the target: every mount there, the file
@@ -30,55 +32,80 @@ func (p *Publisher) Unpublish(ctx context.Context, target Target) error {
 }
 
 func (p *Publisher) takeDown(ctx context.Context, target Target) error {
+	records := p.records(target.VolumeID)
+	var mounted []blockdev.LoopID
 	place, err := openPlace(target.Path)
-	if noFolder(err) {
-		return p.sysfs.ReleaseViews(target.owner())
+	if err == nil {
+		defer place.Close()
+		mounted, err = p.peel(ctx, place, target)
+	} else if noFolder(err) {
+		err = nil
+	} else {
+		err = fmt.Errorf("open the folder of target_path: %w", err)
 	}
-	if err != nil {
-		return fmt.Errorf("open the folder of target_path: %w", err)
-	}
-	defer place.Close()
-	views, known, err := p.peel(ctx, place, target)
 	if err != nil {
 		return err
 	}
-	if !known {
-		return p.sysfs.ReleaseViews(target.owner())
+	_, recorded, err := records.loops(viewRecord(target.Path), p.bootID)
+	if err != nil {
+		return err
 	}
-	for _, minor := range views {
-		if err := blockdev.ReleaseView(minor, target.owner()); err != nil {
-			return err
+	if recorded {
+		return p.releaseView(records, target.Path)
+	}
+	return p.releaseLost(records, target, mounted)
+}
+
+// releaseLost ends the views that were mounted at a target of which the record was lost,
+// and what holds them.
+func (p *Publisher) releaseLost(records records, target Target, views []blockdev.LoopID) error {
+	if len(views) == 0 {
+		return nil
+	}
+	text, err := linux.ReadLink(filepath.Join(records.folder, publicationRecord(target.Path)))
+	if publication, parsed := parsePublication(text); err == nil && parsed == nil && !publication.ReadOnly {
+		return nil // A device of the administrator's that is read-only itself.
+	}
+	left, err := p.sysfs.Leftovers(p.owner)
+	if err != nil {
+		return err
+	}
+	var failed []error
+	for _, view := range views {
+		failed = append(failed, p.sysfs.ReleaseLoop(view))
+		for _, loop := range left {
+			over, err := p.sysfs.IsOver(loop, view.Number())
+			if over {
+				err = p.sysfs.ReleaseLoop(loop)
+			}
+			failed = append(failed, err)
 		}
-		crashpoint.Here("read-only view released")
 	}
-	return nil
+	return errors.Join(failed...)
 }
 
 // peel unmounts whatever is mounted at a place, one mount upon another, and then
-// removes the file below. It returns the loop devices that are views of the
-// target. They are not known where nothing is mounted, since an earlier call may
-// have ended between the unmount and the release of the view, or where a mount
-// could not be looked into.
-func (p *Publisher) peel(ctx context.Context, place place, target Target) (views []uint32, known bool, err error) {
+// removes the file below. It returns the loop devices among them that could be read-only
+// views.
+func (p *Publisher) peel(ctx context.Context, place place, target Target) (views []blockdev.LoopID, err error) {
 	logger := klog.FromContext(ctx).WithValues("target", target.Path)
-	for layer := 0; ; layer++ {
+	for {
 		info, found, err := place.stat()
 		if err != nil {
-			return nil, false, fmt.Errorf("look at target_path: %w", err)
+			return nil, fmt.Errorf("look at target_path: %w", err)
 		}
 		if !found {
-			return views, known, nil
+			return views, nil
 		}
 		if !info.MountRoot {
-			return views, known, place.remove(info)
+			return views, place.remove(info)
 		}
-		isView, err := isView(place, info, target)
+		view, isView, err := p.lookForView(place, info)
 		if err != nil {
 			logger.Error(err, "Cannot look into the target, unmounting it all the same", "device", info.Device)
 		}
-		known = err == nil && (known || layer == 0)
 		if isView {
-			views = append(views, info.Device.Minor)
+			views = append(views, view)
 		}
 		err = linux.Unmount(place.dir, place.name, false)
 		if errors.Is(err, syscall.EBUSY) {
@@ -86,27 +113,33 @@ func (p *Publisher) peel(ctx context.Context, place place, target Target) (views
 			err = linux.Unmount(place.dir, place.name, true)
 		}
 		if err != nil {
-			return nil, false, fmt.Errorf("unmount target_path: %w", err)
+			return nil, fmt.Errorf("unmount target_path: %w", err)
 		}
 		crashpoint.Here("target unmounted")
 	}
 }
 
-// isView reports whether what is mounted at a place is a view of the target.
-func isView(place place, info linux.FileInfo, target Target) (bool, error) {
+// lookForView returns the loop device that is mounted at a place, if it shows another
+// device and refuses all writes.
+func (p *Publisher) lookForView(place place, info linux.FileInfo) (id blockdev.LoopID, isView bool, err error) {
 	if !info.IsBlockDevice() || info.Device.Major != linux.LoopMajor {
-		return false, nil
+		return id, false, nil
+	}
+	node, err := linux.OpenPathAt(place.dir, place.name)
+	if err != nil {
+		return id, false, fmt.Errorf("open what is published: %w", err)
 	}
 	// It must be closed again before the unmount, which it would keep busy.
-	loop, err := linux.OpenDeviceAt(place.dir, place.name)
-	if blockdev.IsGone(err) {
-		return false, nil // The device has gone, and a view with it.
+	device, err := blockdev.OpenNode(node, p.sysfs)
+	if errors.Is(err, volume.ErrNotFound) {
+		return id, false, nil // The device has gone, and a view with it.
 	}
 	if err != nil {
-		return false, fmt.Errorf("open what is published: %w", err)
+		return id, false, fmt.Errorf("open what is published: %w", err)
 	}
-	defer loop.Close()
-	return blockdev.IsView(loop, target.owner())
+	defer device.Close()
+	shown, err := device.Shown()
+	return device.LoopID(), shown != device.Number(), err
 }
 
 // remove removes the file that a device was mounted on.

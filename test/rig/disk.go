@@ -137,6 +137,8 @@ func (d *Disk) Detach(t testing.TB) {
 	if label, err := linux.LoopLabel(loop); err != nil || label != "rawblock-test" {
 		return // No longer ours.
 	}
+	// What the plugin holds a staged loop device with would keep the medium in it.
+	d.clearLoops(t, "rawblock-hold:")
 	if err := linux.ClearLoop(loop); err != nil && !errors.Is(err, unix.ENXIO) {
 		t.Fatal(err)
 	}
@@ -155,14 +157,29 @@ func (d *Disk) Detach(t testing.TB) {
 // left.
 func (d *Disk) clearViews(t testing.TB) {
 	t.Helper()
+	d.clearLoops(t, "")
+}
+
+// clearLoops detaches the loop devices over the disk whose labels begin with a prefix, and
+// those that hold these.
+func (d *Disk) clearLoops(t testing.TB, prefix string) {
+	t.Helper()
 	files, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
 	Must(t, err)
 	for _, file := range files {
 		if backing, err := os.ReadFile(file); err != nil || strings.TrimSpace(string(backing)) != d.Path {
 			continue
 		}
-		view, err := os.Open("/dev/" + filepath.Base(filepath.Dir(filepath.Dir(file))))
+		path := "/dev/" + filepath.Base(filepath.Dir(filepath.Dir(file)))
+		view, err := os.Open(path)
 		Must(t, err)
+		if label, err := linux.LoopLabel(view); prefix != "" && (err != nil || !strings.HasPrefix(label, prefix)) {
+			view.Close()
+			continue
+		}
+		if prefix == "" {
+			(&Disk{Path: path}).clearLoops(t, "rawblock-hold:")
+		}
 		if err := linux.ClearLoop(view); err != nil && !errors.Is(err, unix.ENXIO) {
 			t.Error(err)
 		}

@@ -225,10 +225,10 @@ func TestDeleteWhatIsInUse(t *testing.T) {
 			device, err := blockdev.Open(path, sysfs)
 			rig.Must(t, err)
 			defer device.Close()
-			view, err := device.ReadOnlyView("test")
+			view, err := device.View("test")
 			rig.Must(t, err)
 			view.Close()
-			return func() { rig.Must(t, sysfs.ReleaseViews("test")) }
+			return func() { rig.Must(t, sysfs.ReleaseLoop(view.LoopID())) }
 		},
 	}
 	for name, claim := range claims {

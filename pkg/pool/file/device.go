@@ -31,7 +31,7 @@ func (p *Pool) Activate(ctx context.Context, name string) (*blockdev.Device, err
 		return nil, fmt.Errorf("open data: %w", err)
 	}
 	defer data.Close()
-	device, directIO, err := p.loops.Attach(data, blockdev.LoopOptions{Label: "rawblock:" + p.name + "/" + name, BlockSize: r.BlockSize})
+	device, directIO, err := p.loops.Attach(data, p.loopOptions(name, r))
 	if err != nil {
 		return nil, fmt.Errorf("volume %s of pool %s: %w", name, p.name, err)
 	}
@@ -40,6 +40,10 @@ func (p *Pool) Activate(ctx context.Context, name string) (*blockdev.Device, err
 			"pool", p.name, "name", name, "blockSize", r.BlockSize)
 	}
 	return device, nil
+}
+
+func (p *Pool) loopOptions(name string, r record) blockdev.LoopOptions {
+	return blockdev.LoopOptions{Label: "rawblock:" + p.name + "/" + name, BlockSize: r.BlockSize}
 }
 
 // Deactivate detaches the device of a volume; see driver.Pool. Errors: volume.ErrInUse
@@ -118,7 +122,7 @@ func (p *Pool) Expand(_ context.Context, name string, size volume.Range) (uint64
 		return want, err
 	}
 	device.Close()
-	device, _, err = p.loops.Attach(data, blockdev.LoopOptions{BlockSize: r.BlockSize})
+	device, _, err = p.loops.Attach(data, p.loopOptions(name, r))
 	if err != nil {
 		return 0, err
 	}

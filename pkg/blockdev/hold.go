@@ -1,0 +1,137 @@
+package blockdev
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
+	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
+)
+
+// LoopID is a loop device as it was set up: the kernel gives it another sequence number
+// when it is detached, set up again, or shown another file (inc_diskseq in the kernel's
+// drivers/block/loop.c). On kernels before 5.15 that number is always 0.
+type LoopID struct {
+	Minor uint32
+	Seq   uint64
+}
+
+// Number is the device number.
+func (l LoopID) Number() linux.DeviceNumber {
+	return linux.DeviceNumber{Major: linux.LoopMajor, Minor: l.Minor}
+}
+
+// holdPrefix begins the label of a hold. It is a hint for those who list loop devices:
+// what a hold is says the record of whoever made it.
+const holdPrefix = "rawblock-hold:"
+
+// IsLoop reports whether the device is a loop device: whoever has one open can detach it
+// (LOOP_CLR_FD), and the kernel then gives its number to another.
+func (d *Device) IsLoop() bool { return d.number.Major == linux.LoopMajor }
+
+// LoopID returns which loop device the device is.
+func (d *Device) LoopID() LoopID { return LoopID{d.number.Minor, d.seq} }
+
+// Hold keeps a loop device from being detached, whatever those do who have it open: a
+// loop device over it, which nobody is given, has it open for as long as it is set up,
+// also when this process ends. It is as kubelet does with what it publishes. owner says
+// in the label whose it is. End it with ReleaseLoop.
+//
+// Errors: volume.ErrExhausted where the kernel gives out no loop device.
+func (d *Device) Hold(owner string) (LoopID, error) {
+	hold, err := d.attachOver(holdPrefix + owner)
+	if err != nil {
+		return LoopID{}, fmt.Errorf("hold %s: %w", d, err)
+	}
+	defer hold.Close()
+	return hold.LoopID(), nil
+}
+
+// attachOver sets up a read-only loop device over the device, and opens it.
+func (d *Device) attachOver(label string) (*Device, error) {
+	blockSize, err := linux.LogicalBlockSize(d.file)
+	if err != nil {
+		return nil, fmt.Errorf("block size of device %s: %w", d.number, err)
+	}
+	minor, err := attachLoop(linux.LoopConfig{Backing: d.file, Label: label, BlockSize: blockSize, ReadOnly: true, DirectIO: true})
+	if err != nil {
+		return nil, err
+	}
+	over, err := Open(linux.LoopPath(minor), d.sysfs)
+	if err != nil {
+		return nil, err
+	}
+	status, err := linux.StatusOfLoop(over.file)
+	if err == nil && !isViewOf(status, d.number) {
+		err = fmt.Errorf("another program took %s away", over)
+	}
+	if err != nil {
+		over.Close()
+		return nil, err
+	}
+	return over, nil
+}
+
+// IsOver reports whether a loop device still is the one that was set up over a device.
+func (s Sysfs) IsOver(id LoopID, number linux.DeviceNumber) (bool, error) {
+	loop, err := s.openLoopID(id)
+	if loop == nil || err != nil {
+		return false, err
+	}
+	defer loop.Close()
+	status, err := linux.StatusOfLoop(loop.file)
+	if err != nil {
+		return false, ignoreUnset(err)
+	}
+	return isViewOf(status, number) && !status.Ends, nil
+}
+
+// openLoopID opens a loop device, nil where it no longer is the one that was set up.
+func (s Sysfs) openLoopID(id LoopID) (*Device, error) {
+	loop, err := Open(linux.LoopPath(id.Minor), s)
+	if errors.Is(err, volume.ErrNotFound) {
+		return nil, nil //nolint:nilnil // That there is none is an answer.
+	}
+	if err == nil && loop.seq != id.Seq {
+		loop.Close()
+		return nil, nil //nolint:nilnil // The same.
+	}
+	return loop, err
+}
+
+// ReleaseLoop ends a loop device over a device, if it still is the one that was set up.
+// It may be repeated.
+func (s Sysfs) ReleaseLoop(id LoopID) error {
+	loop, err := s.openLoopID(id)
+	if loop == nil || err != nil {
+		return err
+	}
+	defer loop.Close()
+	return clearReadOnly(loop.file)
+}
+
+// ReleaseView ends a read-only view by its number alone: where a hold keeps the number,
+// it is the view's, whatever its user has made of it. What is not read-only is none.
+func (s Sysfs) ReleaseView(minor uint32) error {
+	loop, err := openLoop(minor)
+	if IsGone(err) || errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("open read-only view: %w", err)
+	}
+	defer loop.Close()
+	return clearReadOnly(loop)
+}
+
+func clearReadOnly(loop linux.Descriptor) error {
+	status, err := linux.StatusOfLoop(loop)
+	if err != nil || !status.ReadOnly {
+		return ignoreUnset(err)
+	}
+	if err := ignoreUnset(linux.ClearLoop(loop)); err != nil {
+		return fmt.Errorf("detach %s: %w", loop.Name(), err)
+	}
+	return nil
+}
