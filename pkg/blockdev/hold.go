@@ -111,6 +111,27 @@ func (s Sysfs) ReleaseLoop(id LoopID) error {
 	return clearReadOnly(loop.file)
 }
 
+// ReleaseHolds ends what an owner holds a loop device with, by the labels: nobody is
+// given a hold, and whoever gives that label to a loop device of his own loses it.
+func (s Sysfs) ReleaseHolds(number linux.DeviceNumber, owner string) error {
+	minors, err := s.loopsOver(linux.LoopPath(number.Minor))
+	if err != nil {
+		return err
+	}
+	var failed []error
+	for _, minor := range minors {
+		loop, err := s.loopDevice(minor)
+		if errors.Is(err, volume.ErrNotFound) {
+			continue
+		}
+		if err == nil && loop.IsHold && loop.Device == number && loop.Label == holdPrefix+owner {
+			err = s.ReleaseLoop(loop.ID)
+		}
+		failed = append(failed, err)
+	}
+	return errors.Join(failed...)
+}
+
 // ReleaseView ends a read-only view by its number alone: where a hold keeps the number,
 // it is the view's, whatever its user has made of it. What is not read-only is none.
 func (s Sysfs) ReleaseView(minor uint32) error {

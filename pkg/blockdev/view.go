@@ -2,6 +2,7 @@ package blockdev
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/rawblock-csi/rawblock-csi/pkg/crashpoint"
 	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
@@ -38,7 +39,14 @@ func isViewOf(status linux.LoopStatus, number linux.DeviceNumber) bool {
 // IsViewOf reports whether the device is a read-only view of all of another.
 func (d *Device) IsViewOf(base *Device) (bool, error) {
 	status, isView, err := d.viewStatus()
-	return isView && isViewOf(status, base.number) && !status.Ends, err
+	return isView && isViewOf(status, base.number) && !status.Ends && !status.PartScan, err
+}
+
+// IsView reports whether the device is a loop device that refuses all writes, as no file
+// of a pool is shown.
+func (d *Device) IsView() (bool, error) {
+	_, isView, err := d.viewStatus()
+	return isView, err
 }
 
 // viewStatus returns the status of a loop device that refuses all writes.
@@ -79,11 +87,14 @@ func (d *Device) RestoreView(base *Device, owner string) error {
 	if err := d.readSeq(); err != nil {
 		return err
 	}
-	restored, err := d.IsViewOf(base)
-	if err == nil && !restored {
-		err = fmt.Errorf("%w: %s does not show %s; unpublish it first", volume.ErrIncompatible, d, base)
+	if status, _, err = d.viewStatus(); err != nil {
+		return err
 	}
-	return err
+	if !isViewOf(status, base.number) {
+		return fmt.Errorf("%w: %s does not show %s; unpublish it first", volume.ErrIncompatible, d, base)
+	}
+	// The flag for partitions stays for as long as the view does.
+	return d.forgetPartitions()
 }
 
 // Shown returns the number of what the device shows: of the device below a read-only
@@ -118,16 +129,12 @@ func (d *Device) Resize() error {
 
 // Leftovers returns the loop devices that views and holds of an owner could be, by what
 // their labels say: whoever made them knows which of them still are wanted.
-func (s Sysfs) Leftovers(owner string) ([]LoopID, error) {
+func (s Sysfs) Leftovers(owner string) ([]LoopDevice, error) {
 	loops, err := s.LoopDevices()
 	if err != nil {
 		return nil, err
 	}
-	var found []LoopID
-	for _, loop := range loops {
-		if loop.ReadOnly && (loop.Label == viewPrefix+owner || loop.Label == holdPrefix+owner) {
-			found = append(found, loop.ID)
-		}
-	}
-	return found, nil
+	return slices.DeleteFunc(loops, func(loop LoopDevice) bool {
+		return !loop.ReadOnly || loop.Label != viewPrefix+owner && loop.Label != holdPrefix+owner
+	}), nil
 }

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -128,7 +131,54 @@ func (r rules) allow(_ context.Context, number linux.DeviceNumber, access Access
 	if err != nil {
 		return fmt.Errorf("let the container open device %s: %w", number, err)
 	}
+	return allowBelow(r.file, list, line(number, access))
+}
+
+// allowBelow adds a rule to the cgroups below one that had the list of rules: one that is
+// made takes over those of the cgroup above, and no later ones. One that has other rules
+// than that is narrower on purpose, and stays so.
+func allowBelow(above *os.File, list []rule, added string) error {
+	entries, err := os.ReadDir(above.Name())
+	if err != nil {
+		return ignoreGone(err)
+	}
+	for _, entry := range entries {
+		if !entry.IsDir() {
+			continue
+		}
+		if err := allowIn(filepath.Join(above.Name(), entry.Name()), list, added); err != nil {
+			return fmt.Errorf("let the cgroup %s below the container's open the device: %w", entry.Name(), err)
+		}
+	}
 	return nil
+}
+
+func allowIn(path string, list []rule, added string) error {
+	below, err := os.Open(path)
+	if err != nil {
+		return ignoreGone(err)
+	}
+	defer below.Close()
+	its, err := rules{ledger{file: below}}.lines()
+	if err != nil || !sameRules(its, list) {
+		return ignoreGone(err)
+	}
+	if err := linux.WriteFileAt(below, "devices.allow", added); err != nil {
+		return ignoreGone(err)
+	}
+	return allowBelow(below, list, added)
+}
+
+func sameRules(a, b []rule) bool {
+	return len(a) == len(b) && !slices.ContainsFunc(a, func(one rule) bool { return !slices.Contains(b, one) })
+}
+
+// ignoreGone drops the error that says that a cgroup has gone meanwhile.
+func ignoreGone(err error) error {
+	if isGone(err) {
+		return nil
+	}
+	return err
 }
 
 // revoke: the kernel takes it from the cgroups below as well.

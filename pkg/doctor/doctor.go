@@ -211,6 +211,9 @@ func (d *Doctor) checkUnheld(ctx context.Context, devices []linux.DeviceNumber) 
 		}
 		var names []string
 		for _, holder := range holders {
+			if holder.Unknown && holder.Container == "" {
+				continue // Nothing was given to it.
+			}
 			names = append(names, fmt.Sprintf("process %d (%s)", holder.PID, holder.Command))
 		}
 		if len(names) > 0 {

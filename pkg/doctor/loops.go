@@ -42,9 +42,11 @@ func (e *examination) isBelowAPool(loop blockdev.LoopDevice, prefix string) bool
 func (e *examination) loops() {
 	for _, loop := range e.survey.Loops {
 		switch {
+		case e.isRecorded(loop.Number.Minor, views):
+			e.view(loop)
 		case loop.IsHold:
 			e.hold(loop)
-		case loop.IsView || e.isRecorded(loop.Number.Minor, views):
+		case loop.IsView:
 			e.view(loop)
 		case e.isVolumeOfOurs(loop):
 			e.volumeLoop(loop)

@@ -184,6 +184,10 @@ func checkJoin(one record, ends *ends) error {
 		if err != nil {
 			return err
 		}
+		// Capabilities in a user namespace of its own are none to the device.
+		if ends.container.commands && !ends.container.foreign {
+			return fmt.Errorf("%w: the container can have CAP_SYS_RAWIO or CAP_SYS_ADMIN, with which a device obeys commands that come through a descriptor for reading, those to write too, so %s cannot be attached read-only; take both from the container, or publish the volume to it read-only", volume.ErrPrecondition, one.Number)
+		}
 		if writable {
 			return fmt.Errorf("%w: the container may write to device %s by its own rules (is it privileged?), so it cannot be attached read-only", volume.ErrPrecondition, one.Number)
 		}

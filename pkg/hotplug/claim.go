@@ -1,6 +1,7 @@
 package hotplug
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/rawblock-csi/rawblock-csi/pkg/blockdev"
@@ -97,5 +98,6 @@ func (m *Manager) checkUnpublished(one record, device *blockdev.Device) error {
 	if len(targets) > 0 {
 		return fmt.Errorf("%w: volume %s is published at %s; allow that the device is shared, if the programs know how to", volume.ErrInUse, one.Volume, targets[0])
 	}
-	return device.CheckFree()
+	// Records can be lost, and a mount is no claim.
+	return errors.Join(device.CheckUnpublished(), device.CheckFree())
 }

@@ -254,12 +254,17 @@ func (m *Manager) hasOthers(one *record) (bool, error) {
 // have it too, that is who opened the attachment's own node, or belongs to the
 // container.
 func (m *Manager) holders(ctx context.Context, one *record, number linux.DeviceNumber) ([]Holder, error) {
-	all, err := m.processes.Holders(ctx, number, os.Getpid())
+	all, err := m.processes.Holders(ctx, number, os.Getpid(), one.Node)
 	if err != nil {
 		return nil, err
 	}
 	var found []Holder
 	for _, holder := range all {
+		// Of one that does not answer, only what was given to its container matters.
+		if holder.Unknown && (one.ContainerID == "" || holder.Container != one.ContainerID) {
+			klog.FromContext(ctx).Info("A process does not tell what it has open, passing it over", "attachment", one.ID, "pid", holder.PID)
+			continue
+		}
 		if !one.sharing() || one.isHeldBy(holder) {
 			found = append(found, Holder{PID: holder.PID, Command: holder.Command})
 		}

@@ -10,6 +10,7 @@ import (
 	"github.com/rawblock-csi/rawblock-csi/pkg/cri"
 	"github.com/rawblock-csi/rawblock-csi/pkg/devcgroup"
 	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
+	"github.com/rawblock-csi/rawblock-csi/pkg/process"
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
 )
 
@@ -28,6 +29,12 @@ type container struct {
 	uid, gid, rootUID, rootGID uint32
 	// foreign says that the container has a user namespace of its own.
 	foreign bool
+	// commands says that it has a capability by which devices obey commands that come
+	// through a descriptor for reading.
+	commands bool
+	// root is its root directory when it was last opened.
+	root      linux.FileID
+	processes process.Table
 }
 
 func (c *container) close() {
@@ -145,7 +152,7 @@ func (m *Manager) hold(pid int, pod *Pod) (*container, error) {
 	if err != nil {
 		return nil, fmt.Errorf("hold process %d: %w", pid, err)
 	}
-	found := &container{process: process, pod: pod}
+	found := &container{process: process, pod: pod, processes: m.processes}
 	err = m.learn(found)
 	// An error of a process that ended meanwhile says nothing more.
 	if err := errors.Join(found.checkRunning(), err); err != nil {
@@ -171,6 +178,9 @@ func (m *Manager) learn(c *container) error {
 		return err
 	}
 	if c.uid, c.gid, err = m.processes.Owner(pid); err != nil {
+		return err
+	}
+	if c.commands, err = m.processes.Commands(pid); err != nil {
 		return err
 	}
 	if c.rootUID, c.rootGID, c.foreign, err = m.processes.Root(pid); err != nil {

@@ -27,11 +27,12 @@ type place struct {
 }
 
 // openPlace opens the folder of a path in a container. Errors:
-// volume.ErrPrecondition where there is none, or a link is on the way.
+// volume.ErrPrecondition where there is none, or a link is on the way; volume.ErrAborted
+// while the container has not begun, and its root is the host's.
 func openPlace(container *container, p string) (place, error) {
-	root, err := container.process.OpenRoot()
+	root, err := container.openRoot()
 	if err != nil {
-		return place{}, fmt.Errorf("open the root of %s: %w", container.process.Name(), err)
+		return place{}, err
 	}
 	defer root.Close()
 	folder, name := path.Split(p)
@@ -45,6 +46,45 @@ func openPlace(container *container, p string) (place, error) {
 		return place{}, fmt.Errorf("open the folder of %s in the container: %w", p, err)
 	}
 	return place{container: container, path: p, dir: dir, name: name}, nil
+}
+
+// openRoot opens the root directory of the container. Until its first process has made
+// the container's root its own (pivot_root(2)), it has that of the host, though its
+// cgroup and its mount namespace are the container's already. Errors: volume.ErrAborted.
+func (c *container) openRoot() (*linux.File, error) {
+	root, err := c.process.OpenRoot()
+	if err != nil {
+		return nil, fmt.Errorf("open the root of %s: %w", c.process.Name(), err)
+	}
+	info, err := linux.Stat(root)
+	isHosts := false
+	if err == nil {
+		isHosts, err = c.processes.IsHostRoot(info.ID)
+	}
+	if err == nil && isHosts {
+		err = fmt.Errorf("%w: the root directory of %s is the host's: the container has not begun yet, try again; or it shows the host's root, and nothing is made there", volume.ErrAborted, c.process.Name())
+	}
+	if err != nil {
+		root.Close()
+		return nil, err
+	}
+	c.root = info.ID
+	return root, nil
+}
+
+// checkRoot returns an error where the root directory of the container is another one
+// than it was when a place was opened. Errors: volume.ErrAborted.
+func (c *container) checkRoot() error {
+	before := c.root
+	root, err := c.openRoot()
+	if err != nil {
+		return err
+	}
+	root.Close()
+	if c.root != before {
+		return fmt.Errorf("%w: %s has another root directory by now: the container is just beginning, try again", volume.ErrAborted, c.process.Name())
+	}
+	return nil
 }
 
 func (p place) close() { p.dir.Close() }
@@ -136,6 +176,9 @@ func (p place) make(number linux.DeviceNumber) (linux.FileID, error) {
 	}
 	if state != theNode {
 		return linux.FileID{}, fmt.Errorf("%w: %s in the container is not the node that was just made there; something in the container works on it", volume.ErrAborted, p.path)
+	}
+	if err := p.container.checkRoot(); err != nil {
+		return linux.FileID{}, errors.Join(err, p.remove(number))
 	}
 	return info.ID, nil
 }

@@ -160,6 +160,17 @@ func StatPath(path string) (FileInfo, error) {
 	return info, nil
 }
 
+// StatCached does the same with what the kernel has of the file, and does not ask a
+// filesystem that lies elsewhere, or is a program, which may never answer
+// (AT_STATX_DONT_SYNC).
+func StatCached(path string) (FileInfo, error) {
+	info, err := statx(unix.AT_FDCWD, path, unix.AT_STATX_DONT_SYNC)
+	if err != nil {
+		return FileInfo{}, &os.PathError{Op: "statx", Path: path, Err: err}
+	}
+	return info, nil
+}
+
 // StatAt tells what the entry of dir is, without following it where it is a link.
 func StatAt(dir Descriptor, name string) (FileInfo, error) {
 	info, err := statx(int(dir.Fd()), name, unix.AT_SYMLINK_NOFOLLOW)

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
@@ -25,22 +26,29 @@ type Holder struct {
 	Container string
 	// Nodes are the nodes that it opened the device by.
 	Nodes []linux.FileID
+	// Unknown says that the kernel did not tell in time what it has open.
+	Unknown bool
 }
 
+// patience is how long the kernel may take to tell what one process has open.
+const patience = 2 * time.Second
+
 // Holders returns the processes that have the block device open or mapped, but not
-// the one that is left out.
+// the one that is left out. nodes are nodes of the device that are known: where a
+// filesystem refuses to tell what a descriptor is of, since it was shut down or is a
+// program that has ended, only one of these counts as the device.
 //
 // What /proc does not show is not found: a descriptor that is on its way through a
 // socket, a file that is registered with an io_uring and closed otherwise, and one
 // of a thread that does not share the descriptors of its process. A process that has
 // more capabilities than the plugin cannot be looked into (ptrace(2), access mode
 // checking), and is passed over where it is in no container.
-func (t Table) Holders(ctx context.Context, number linux.DeviceNumber, leftOut int) ([]Holder, error) {
+func (t Table) Holders(ctx context.Context, number linux.DeviceNumber, leftOut int, nodes ...linux.FileID) ([]Holder, error) {
 	all, err := t.all()
 	if err != nil {
 		return nil, err
 	}
-	search := search{table: t, number: number, seen: map[mapped]bool{}}
+	search := &search{table: t, number: number, nodes: nodes, seen: map[mapped]bool{}}
 	var found []Holder
 	for _, pid := range all {
 		if err := ctx.Err(); err != nil {
@@ -49,7 +57,7 @@ func (t Table) Holders(ctx context.Context, number linux.DeviceNumber, leftOut i
 		if pid == leftOut {
 			continue
 		}
-		holder, holds, err := search.look(pid)
+		holder, holds, err := search.lookFor(ctx, pid)
 		if errors.Is(err, volume.ErrNotFound) || errors.Is(err, fs.ErrPermission) && t.isOfHost(pid) {
 			continue
 		}
@@ -58,6 +66,10 @@ func (t Table) Holders(ctx context.Context, number linux.DeviceNumber, leftOut i
 		}
 		if holds {
 			found = append(found, holder)
+		}
+		if holder.Unknown {
+			// What the search has found out so far still belongs to that look.
+			search = search.anew()
 		}
 	}
 	return found, nil
@@ -72,9 +84,41 @@ func (t Table) isOfHost(pid int) bool {
 type search struct {
 	table  Table
 	number linux.DeviceNumber
+	nodes  []linux.FileID
 	// seen says of each mapped file whether it is a node of the device: libraries
 	// are mapped by many.
 	seen map[mapped]bool
+}
+
+func (s *search) anew() *search {
+	return &search{table: s.table, number: s.number, nodes: s.nodes, seen: map[mapped]bool{}}
+}
+
+// lookFor looks at a process for as long as there is patience: a process whose memory is
+// being filled by a filesystem that hangs keeps everybody waiting who reads of it.
+func (s *search) lookFor(ctx context.Context, pid int) (Holder, bool, error) {
+	type answer struct {
+		holder Holder
+		holds  bool
+		err    error
+	}
+	answers := make(chan answer, 1)
+	go func() {
+		holder, holds, err := s.look(pid)
+		answers <- answer{holder, holds, err}
+	}()
+	limit := time.NewTimer(patience)
+	defer limit.Stop()
+	select {
+	case a := <-answers:
+		return a.holder, a.holds, a.err
+	case <-ctx.Done():
+		return Holder{}, false, ctx.Err()
+	case <-limit.C:
+		// The cgroup is told without looking into the process.
+		container, err := s.table.ContainerOf(pid)
+		return Holder{PID: pid, Command: "does not answer", Container: container, Unknown: true}, true, err
+	}
 }
 
 func (s *search) look(pid int) (Holder, bool, error) {
@@ -111,6 +155,9 @@ func (s *search) descriptors(pid int) ([]linux.FileID, error) {
 	var nodes []linux.FileID
 	for _, name := range names {
 		node, is, err := s.node(filepath.Join(folder, name))
+		if err != nil {
+			node, is, err = s.known(pid, name)
+		}
 		if err == nil && is && !slices.Contains(nodes, node) {
 			if is, err = s.isOpen(pid, name); is {
 				nodes = append(nodes, node)
@@ -121,6 +168,27 @@ func (s *search) descriptors(pid int) ([]linux.FileID, error) {
 		}
 	}
 	return nodes, nil
+}
+
+// known reports whether a descriptor whose filesystem does not tell what it is of has the
+// inode of a known node, as the kernel has it (proc_pid_fdinfo(5); since Linux 5.14).
+func (s *search) known(pid int, descriptor string) (linux.FileID, bool, error) {
+	text, err := os.ReadFile(s.table.path(pid, "fdinfo/"+descriptor))
+	if err != nil && !hasEnded(err) {
+		return linux.FileID{}, false, err
+	}
+	for line := range strings.Lines(string(text)) {
+		value, ok := strings.CutPrefix(line, "ino:")
+		if !ok {
+			continue
+		}
+		inode := strings.TrimSpace(value)
+		at := slices.IndexFunc(s.nodes, func(node linux.FileID) bool { return strconv.FormatUint(node.Inode, 10) == inode })
+		if at >= 0 {
+			return s.nodes[at], true, nil
+		}
+	}
+	return linux.FileID{}, false, nil
 }
 
 // isOpen reports whether a descriptor of a node has the device open. One that only
@@ -173,7 +241,11 @@ func (s *search) mappings(pid int) ([]linux.FileID, error) {
 		}
 		node, isNode, err := s.node(s.table.path(pid, "map_files/"+area))
 		if err != nil {
-			return nil, wrap(pid, err)
+			// Of a filesystem that does not tell: a known node has its inode.
+			at := slices.IndexFunc(s.nodes, func(node linux.FileID) bool { return strconv.FormatUint(node.Inode, 10) == file.inode })
+			if isNode = at >= 0; isNode {
+				node = s.nodes[at]
+			}
 		}
 		s.seen[file] = isNode
 		if isNode && !slices.Contains(nodes, node) {
@@ -209,7 +281,7 @@ func parseMapping(line string) (file mapped, area string, ok bool) {
 // node reports whether what a link of /proc leads to is a node of the device, and
 // which one. One that is gone meanwhile is not.
 func (s *search) node(path string) (linux.FileID, bool, error) {
-	info, err := linux.StatPath(path)
+	info, err := linux.StatCached(path)
 	if hasEnded(err) {
 		return linux.FileID{}, false, nil
 	}

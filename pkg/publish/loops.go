@@ -5,11 +5,11 @@ import (
 	"fmt"
 	"path/filepath"
 	"strconv"
-	"strings"
 
 	"github.com/rawblock-csi/rawblock-csi/pkg/blockdev"
 	"github.com/rawblock-csi/rawblock-csi/pkg/crashpoint"
 	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
+	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
 )
 
 // Whoever is given a loop device can detach it, and the kernel then gives its number to
@@ -17,7 +17,7 @@ import (
 // that is handed out is held by another one, which nobody is given: that of a staged
 // volume from stage to unstage, a read-only view for as long as it is published. Which
 // these are stands in the records, since their labels prove nothing
-// (docs/adr/0020-holds.md).
+// (docs/adr/0021-holds.md).
 
 const (
 	holdRecord = "hold"
@@ -85,11 +85,6 @@ func (p *Publisher) holdStaged(records records, device *blockdev.Device) error {
 			return err
 		}
 	}
-	if found {
-		if err := p.sysfs.ReleaseLoop(is.hold); err != nil {
-			return err
-		}
-	}
 	hold, err := device.Hold(p.owner)
 	if err != nil {
 		return err
@@ -105,10 +100,19 @@ func (p *Publisher) holdStaged(records records, device *blockdev.Device) error {
 // releaseStaged releases what holds the device of a volume.
 func (p *Publisher) releaseStaged(records records) error {
 	is, found, err := records.loops(holdRecord, p.bootID)
-	if err != nil || !found {
+	if err != nil {
 		return err
 	}
-	if err := p.sysfs.ReleaseLoop(is.hold); err != nil {
+	number := is.handedOut.Number()
+	if !found {
+		// That record may have been lost, and not the other one.
+		record, staged, err := records.staged(p.bootID)
+		if err != nil || !staged || record.number.Major != linux.LoopMajor {
+			return err
+		}
+		number = record.number
+	}
+	if err := p.sysfs.ReleaseHolds(number, p.owner); err != nil {
 		return err
 	}
 	crashpoint.Here("hold of staged device released")
@@ -147,14 +151,11 @@ func (p *Publisher) holdView(records records, view *blockdev.Device, target stri
 }
 
 // restoreView has the view that is mounted at a target show the device again, whatever
-// its user has made of it, and be held.
+// its user has made of it, and be held. A loop device that may be another's by now, as its
+// number was not held, is left as it is. Errors: volume.ErrIncompatible.
 func (p *Publisher) restoreView(view, device *blockdev.Device, target Target) error {
 	records := p.records(target.VolumeID)
 	is, found, err := records.loops(viewRecord(target.Path), p.bootID)
-	if err != nil {
-		return err
-	}
-	intact, err := view.IsViewOf(device)
 	if err != nil {
 		return err
 	}
@@ -164,20 +165,25 @@ func (p *Publisher) restoreView(view, device *blockdev.Device, target Target) er
 			return err
 		}
 	}
-	if intact && held {
+	intact, err := view.IsViewOf(device)
+	switch {
+	case err != nil:
+		return err
+	case intact && held:
 		return nil
-	}
-	if !intact {
+	case !intact && !held && (!found || is.handedOut != view.LoopID()):
+		return fmt.Errorf("%w: %s at %s is no read-only view of %s any more; unpublish it first", volume.ErrIncompatible, view, target.Path, device)
+	case !intact:
+		// The record must have the number that it gets: until then, the hold tells.
 		if err := view.RestoreView(device, p.owner); err != nil {
 			return err
 		}
+		crashpoint.Here("read-only view restored")
 	}
-	if found {
-		if err := p.sysfs.ReleaseLoop(is.hold); err != nil {
-			return err
-		}
+	if err := p.holdView(records, view, target.Path); err != nil || !found {
+		return err
 	}
-	return p.holdView(records, view, target.Path)
+	return p.sysfs.ReleaseLoop(is.hold)
 }
 
 // releaseView ends the view that is recorded for a target, and then its hold, which
@@ -200,7 +206,7 @@ func (p *Publisher) releaseView(records records, target string) error {
 		return err
 	}
 	crashpoint.Here("read-only view released")
-	if err := p.sysfs.ReleaseLoop(is.hold); err != nil {
+	if err := p.sysfs.ReleaseHolds(is.handedOut.Number(), p.owner); err != nil {
 		return err
 	}
 	crashpoint.Here("hold of read-only view released")
@@ -208,7 +214,8 @@ func (p *Publisher) releaseView(records records, target string) error {
 }
 
 // Recover ends the loop devices that a plugin with the same state directory has set up
-// and not recorded, as it was killed in between. Call it before any other method.
+// and not recorded, as it was killed in between. What is mounted, staged or holds such a
+// device has an owner whose record was lost, and stays. Call it before any other method.
 func (p *Publisher) Recover() error {
 	left, err := p.sysfs.Leftovers(p.owner)
 	if err != nil || len(left) == 0 {
@@ -221,40 +228,42 @@ func (p *Publisher) Recover() error {
 	var failed []error
 	for _, loop := range left {
 		// By its number: its user may have given a view another sequence number.
-		if !known[loop.Minor] {
-			failed = append(failed, p.sysfs.ReleaseLoop(loop))
+		if known[loop.ID.Number()] || known[loop.Device] && loop.IsHold {
+			continue
 		}
+		used, err := p.isUsed(loop)
+		if err == nil && !used {
+			err = p.sysfs.ReleaseLoop(loop.ID)
+		}
+		failed = append(failed, err)
 	}
 	return errors.Join(failed...)
 }
 
-// recordedLoops returns the minor numbers of the loop devices of which there is a record.
-func (p *Publisher) recordedLoops() (map[uint32]bool, error) {
-	names, err := readNames(p.state)
-	if err != nil {
-		return nil, fmt.Errorf("read what is recorded: %w", err)
+// isUsed reports whether a view, or what a hold holds, is mounted somewhere.
+func (p *Publisher) isUsed(loop blockdev.LoopDevice) (bool, error) {
+	number := loop.ID.Number()
+	if loop.IsHold {
+		number = loop.Device
 	}
-	known := map[uint32]bool{}
-	for _, name := range names {
-		records := records{filepath.Join(p.state, name)}
-		entries, err := readNames(records.folder)
-		if noFolder(err) {
-			continue
+	places, err := p.sysfs.Mounted(number)
+	return len(places) > 0, err
+}
+
+// recordedLoops returns the numbers of the loop devices that are staged, or of which
+// there is a record.
+func (p *Publisher) recordedLoops() (map[linux.DeviceNumber]bool, error) {
+	found, err := Survey(p.state)
+	if err != nil {
+		return nil, err
+	}
+	known := map[linux.DeviceNumber]bool{}
+	for _, record := range found {
+		if record.IsStaged && record.Current {
+			known[record.Staged.Number] = true
 		}
-		if err != nil {
-			return nil, err
-		}
-		for _, entry := range entries {
-			if entry != holdRecord && !strings.HasPrefix(entry, viewPrefix) {
-				continue
-			}
-			is, found, err := records.loops(entry, p.bootID)
-			if err != nil {
-				return nil, err
-			}
-			if found {
-				known[is.handedOut.Minor], known[is.hold.Minor] = true, true
-			}
+		for _, loop := range append(record.Views, record.Holds...) {
+			known[loop.Number()] = true
 		}
 	}
 	return known, nil

@@ -66,20 +66,9 @@ func (p *Publisher) releaseLost(records records, target Target, views []blockdev
 	if publication, parsed := parsePublication(text); err == nil && parsed == nil && !publication.ReadOnly {
 		return nil // A device of the administrator's that is read-only itself.
 	}
-	left, err := p.sysfs.Leftovers(p.owner)
-	if err != nil {
-		return err
-	}
 	var failed []error
 	for _, view := range views {
-		failed = append(failed, p.sysfs.ReleaseLoop(view))
-		for _, loop := range left {
-			over, err := p.sysfs.IsOver(loop, view.Number())
-			if over {
-				err = p.sysfs.ReleaseLoop(loop)
-			}
-			failed = append(failed, err)
-		}
+		failed = append(failed, p.sysfs.ReleaseLoop(view), p.sysfs.ReleaseHolds(view.Number(), p.owner))
 	}
 	return errors.Join(failed...)
 }
@@ -119,8 +108,8 @@ func (p *Publisher) peel(ctx context.Context, place place, target Target) (views
 	}
 }
 
-// lookForView returns the loop device that is mounted at a place, if it shows another
-// device and refuses all writes.
+// lookForView returns the loop device that is mounted at a place, if it refuses all
+// writes, as no volume's own does: its user may have had a view show a file.
 func (p *Publisher) lookForView(place place, info linux.FileInfo) (id blockdev.LoopID, isView bool, err error) {
 	if !info.IsBlockDevice() || info.Device.Major != linux.LoopMajor {
 		return id, false, nil
@@ -138,8 +127,8 @@ func (p *Publisher) lookForView(place place, info linux.FileInfo) (id blockdev.L
 		return id, false, fmt.Errorf("open what is published: %w", err)
 	}
 	defer device.Close()
-	shown, err := device.Shown()
-	return device.LoopID(), shown != device.Number(), err
+	isView, err = device.IsView()
+	return device.LoopID(), isView, err
 }
 
 // remove removes the file that a device was mounted on.
