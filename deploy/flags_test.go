@@ -15,8 +15,9 @@ import (
 func build(t *testing.T) (binary string) {
 	t.Helper()
 	binary = filepath.Join(t.TempDir(), "rawblock-csi")
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", binary, "./cmd/rawblock-csi")
-	build.Dir = ".."
+	// With the flags of make build, which then has compiled all of it.
+	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-ldflags=-s -w", "-o", binary, "./cmd/rawblock-csi")
+	build.Dir, build.Env = "..", append(os.Environ(), "CGO_ENABLED=0")
 	if output, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build the plugin: %v\n%s", err, output)
 	}

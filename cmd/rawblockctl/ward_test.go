@@ -14,7 +14,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -51,24 +50,6 @@ type ward struct {
 	neighbours []*patient
 }
 
-// built is the plugin, which is built once for all tests.
-var built struct {
-	sync.Once
-	path string
-}
-
-func pluginBinary(t *testing.T) string {
-	t.Helper()
-	built.Do(func() {
-		folder, err := os.MkdirTemp("", "plugin") // It goes with the temporary folder of rig.Main.
-		rig.Must(t, err)
-		path := filepath.Join(folder, "rawblock-csi")
-		rig.Must(t, os.Link(rig.Build(t, ""), path))
-		built.path = path
-	})
-	return built.path
-}
-
 // newWard makes a node whose plugin runs. The pool of disks also chooses what others
 // lead to.
 func newWard(t *testing.T, others ...string) *ward {
@@ -90,7 +71,7 @@ pools:
 func emptyWard(t *testing.T) *ward {
 	t.Helper()
 	w := &ward{
-		t: t, binary: pluginBinary(t), kubeletDir: rig.KubeletDir(t), stateDir: rig.StateDir(t),
+		t: t, binary: rig.Build(t, ""), kubeletDir: rig.KubeletDir(t), stateDir: rig.StateDir(t),
 		files: filepath.Join(t.TempDir(), "files"), config: filepath.Join(t.TempDir(), "config.yaml"),
 		name: "rawblock-test-" + strings.ToLower(rand.Text()),
 	}

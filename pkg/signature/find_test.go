@@ -47,8 +47,9 @@ func TestOneByteIsFound(t *testing.T) {
 // is found wherever it is, a block need not be. See the package comment.
 func TestDataBetween(t *testing.T) {
 	const size = 20 * gib
+	text := strings.Repeat("x", size/100)
 	for at := int64(16 * mib); at < size-16*mib-size/100; at += size / 37 {
-		disk := image{size, map[int64]string{at: strings.Repeat("x", size/100)}}
+		disk := image{size, map[int64]string{at: text}}
 		found := find(t, disk, size)
 		if len(found) != 1 || found[0].Kind != signature.Unknown || found[0].Offset < at || found[0].Offset > at+size/100 {
 			t.Errorf("data at %d: found %v", at, found)

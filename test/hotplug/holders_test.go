@@ -30,7 +30,7 @@ func (c *container) addHolder(t *testing.T) {
 		rig.Must(t, os.WriteFile(program, data, 0o755))
 		return
 	}
-	build := exec.CommandContext(rig.Context(t), "go", "build", "-o", program, "./holder")
+	build := exec.CommandContext(rig.Context(t), "go", "build", "-trimpath", "-o", program, "./holder")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if output, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build the holder: %v\n%s", err, output)

@@ -52,7 +52,7 @@ func NewDiskWithBlockSize(t testing.TB, size int64, blockSize uint32) *Disk {
 func NewLoop(t testing.TB, size int64, blockSize uint32) *Disk {
 	t.Helper()
 	RequireRoot(t)
-	disk := &Disk{Backing: filepath.Join(t.TempDir(), "rawblock-test-disk")}
+	disk := &Disk{Backing: diskFile(t)}
 	file, err := os.Create(disk.Backing)
 	Must(t, err)
 	Must(t, file.Truncate(size))

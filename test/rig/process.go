@@ -7,25 +7,48 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
 	"github.com/rawblock-csi/rawblock-csi/test/vm/machine"
 )
 
-// Build builds the plugin with the given build tags and returns its path. In a
+// built are the plugins that were built for the tests of this package, by their tags.
+var (
+	buildLock sync.Mutex
+	built     = map[string]string{}
+)
+
+// Build builds the plugin with the given build tags, once, and returns its path. In a
 // guest machine it is there (ProgramInGuest).
 func Build(t testing.TB, tags string) string {
 	t.Helper()
 	if machine.Inside() {
 		return ProgramInGuest(tags)
 	}
-	binary := filepath.Join(t.TempDir(), "rawblock-csi")
-	command := exec.CommandContext(t.Context(), "go", "build", "-tags", tags, "-o", binary,
+	buildLock.Lock()
+	defer buildLock.Unlock()
+	if binary, is := built[tags]; is {
+		return binary
+	}
+	// For the next test it stays, in the temporary directory of Main; without one it goes
+	// with its test.
+	folder := t.TempDir()
+	if temporary != "" {
+		folder = filepath.Join(temporary, "plugin-"+tags)
+		Must(t, os.MkdirAll(folder, 0o755))
+	}
+	binary := filepath.Join(folder, "rawblock-csi")
+	// With the flags of make build, which then has compiled all of it.
+	command := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-ldflags=-s -w", "-tags", tags, "-o", binary,
 		"github.com/rawblock-csi/rawblock-csi/cmd/rawblock-csi")
 	command.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if output, err := command.CombinedOutput(); err != nil {
 		t.Fatalf("build the plugin: %v\n%s", err, output)
+	}
+	if temporary != "" {
+		built[tags] = binary
 	}
 	return binary
 }

@@ -24,6 +24,9 @@ func Main(m *testing.M) {
 	os.Exit(run(m))
 }
 
+// temporary is the directory that Main has made. Empty: it does not run.
+var temporary string
+
 func run(m *testing.M) int {
 	// The paths of sockets must be short (unix(7)).
 	folder, err := os.MkdirTemp("", "rb")
@@ -33,6 +36,14 @@ func run(m *testing.M) int {
 	}
 	defer os.RemoveAll(folder)
 	os.Setenv("TMPDIR", folder)
+	temporary = folder
+	if os.Geteuid() == 0 {
+		if err := mountMemory(folder); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer unmountMemory()
+	}
 	before := takeInventory(folder)
 	code := m.Run()
 	if os.Geteuid() == 0 && code == 0 {

@@ -95,7 +95,7 @@ func TestVMRevokeOfAHungDisk(t *testing.T) {
 func putHolder(t *testing.T, guest *vm.Guest) {
 	t.Helper()
 	program := filepath.Join(t.TempDir(), "holder")
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", program, "../hotplug/holder")
+	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-o", program, "../hotplug/holder")
 	build.Env = append(build.Environ(), "CGO_ENABLED=0")
 	if output, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build the holder: %v\n%s", err, output)

@@ -20,7 +20,7 @@ import (
 // written is lost, nothing is there twice, and all other space is free and empty.
 func TestKilledAfterEachStep(t *testing.T) {
 	binary := t.TempDir() + "/disk.test"
-	run(t, "go", "test", "-c", "-tags", "crashpoints", "-o", binary, ".")
+	run(t, "env", "CGO_ENABLED=0", "go", "test", "-c", "-trimpath", "-tags", "crashpoints", "-o", binary, ".")
 	for at := 1; ; at++ {
 		d := rig.NewDisk(t, diskSize)
 		trace := t.TempDir() + "/trace"
