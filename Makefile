@@ -30,27 +30,36 @@ build: ## Build the static binaries bin/rawblock-csi and bin/rawblockctl.
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $(BIN)/ ./cmd/...
 
 .PHONY: test
-# The first line only compiles, on all processors.
 test: deps ## Run the tests, as root: they use real devices, mounts and containers.
-	go test -race -exec true ./... >/dev/null
 	@$(MAKE) --no-print-directory --jobs=2 test-devices test-files
 
-# Packages whose tests have files and no devices.
+# Packages without goroutines, whose tests have files and no devices: the race detector
+# would only make them ten times as long.
 FILES := ./pkg/signature
 
+# Packages of which all tests have targets of their own.
+OTHERS := /test/(vm|attack|systemd)(/|$$)
+
+# What is no test of concurrency is built as `make build` builds the plugin, whose
+# packages are compiled then. Vet is one of the linters (`make lint`).
+PLAIN := CGO_ENABLED=0 go test -trimpath -vet=off -count=1
+
 .PHONY: test-devices
-# One package after the other: they share the machine's loop devices, and a test
-# that takes one away must not see it given to another.
+# One package after the other: they share the machine's loop devices, and a test that
+# takes one away must not see it given to another. The next ones are built meanwhile, and
+# wait for the lock, which is part of the time that go test prints for them.
 test-devices:
-	go test -race -count=1 -p 1 -skip='$(RUNTIMES)' $(TESTFLAGS) $$(go list ./... | grep -v $(patsubst ./%,-e '/%$$',$(FILES)))
+	@mkdir -p $(BIN)
+	go test -race -vet=off -count=1 -p 3 -exec='flock -o $(BIN)/devices.lock' -skip='$(RUNTIMES)' $(TESTFLAGS) \
+		$$(go list ./... | grep -vE -e '$(OTHERS)' $(patsubst ./%,-e '/%$$',$(FILES)))
 
 .PHONY: test-files
 test-files:
-	go test -race -count=1 $(TESTFLAGS) $(FILES)
-	go test -tags crashpoints -count=1 $(TESTFLAGS) ./pkg/crashpoint
-	cd deploy && go test -count=1 $(TESTFLAGS) ./...
-	cd deploy/monitoring && go test -count=1 $(TESTFLAGS) ./...
-	cd hack/cluster && go test -count=1 $(TESTFLAGS) ./...
+	$(PLAIN) $(TESTFLAGS) $(FILES)
+	$(PLAIN) -tags crashpoints $(TESTFLAGS) ./pkg/crashpoint
+	cd deploy && $(PLAIN) $(TESTFLAGS) ./...
+	cd deploy/monitoring && $(PLAIN) $(TESTFLAGS) ./...
+	cd hack/cluster && $(PLAIN) $(TESTFLAGS) ./...
 
 # Tests with targets of their own: those that start a whole container runtime, systemd
 # or machine, the doctor's many patients, and attacks.
@@ -66,11 +75,11 @@ attack: deps ## Play an attacker on real devices and containers. As root.
 
 .PHONY: doctor
 doctor: deps ## Plant each leftover that rawblockctl doctor knows, and see it found and mended. As root.
-	go test -count=1 -timeout=20m -run='^TestDoctor' $(TESTFLAGS) ./cmd/rawblockctl
+	$(PLAIN) -timeout=20m -run='^TestDoctor' $(TESTFLAGS) ./cmd/rawblockctl
 
 .PHONY: test-vm
 test-vm: deps ## Run the tests that need real disks, in guest machines. As root.
-	go test -count=1 -timeout=60m -parallel=4 $(TESTFLAGS) ./test/vm
+	$(PLAIN) -timeout=60m -parallel=4 $(TESTFLAGS) ./test/vm
 
 # What each landing shows of the guests and of the cluster; `make periodic` runs all of
 # them. Chosen is what nothing else has and what broke most often: a disk that is pulled
@@ -85,13 +94,19 @@ GATE_CLUSTER := ^Test(DataOutlivesPod|VolumeGrowsInUse|ReadOnlyUse|ReadWriteOnce
 
 .PHONY: gate-guests
 gate-guests:
-	go test -count=1 -timeout=30m -parallel=4 -run='$(GATE_GUESTS)' $(TESTFLAGS) ./test/vm
+	$(PLAIN) -timeout=30m -parallel=4 -run='$(GATE_GUESTS)' $(TESTFLAGS) ./test/vm
 
 .PHONY: gate-cluster
 # The sidecars with Kubernetes' libraries: on a new machine they are half an hour of compiling.
 gate-cluster: export RAWBLOCK_SHARED_LIBRARIES := 1
 gate-cluster:
 	@test/e2e/run.sh -run='$(GATE_CLUSTER)' $(TESTFLAGS)
+
+.PHONY: gate-left-out
+# By name what each landing does not show.
+gate-left-out:
+	@echo "- of the guests: $$(grep -ohE '^func TestVM\w+' test/vm/*_test.go | cut -c6- | grep -vE '$(GATE_GUESTS)' | sort | paste -sd' ')"
+	@echo "- of the cluster: $$(grep -ohE '^func Test\w+' test/e2e/*_test.go | cut -c6- | grep -vE '$(GATE_CLUSTER)|^TestMain$$' | sort | paste -sd' ')"
 
 .PHONY: periodic
 periodic: deps ## Run every suite whole, the long ones too, and print one summary. As root.
@@ -105,7 +120,7 @@ failure-modes: deps ## Inject each failure in a guest machine, and write what is
 # The plugin that is killed is a process of its own, so the race detector, without
 # which these are built, would see nothing.
 crash: deps ## Kill the plugin after each of its steps, and see that it recovers. As root.
-	go test -count=1 -p 1 -timeout=20m -run=Killed $(TESTFLAGS) ./pkg/pool/disk ./test/pools ./test/hotplug
+	$(PLAIN) -p 1 -timeout=20m -run=Killed $(TESTFLAGS) ./pkg/pool/disk ./test/pools ./test/hotplug
 
 .PHONY: demo
 demo: deps build ## Give a disk to a real container, and explain each step. As root.
