@@ -24,6 +24,7 @@ import (
 	"github.com/rawblock-csi/rawblock-csi/pkg/config"
 	"github.com/rawblock-csi/rawblock-csi/pkg/driver"
 	"github.com/rawblock-csi/rawblock-csi/pkg/health"
+	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
 	"github.com/rawblock-csi/rawblock-csi/pkg/pool/static"
 	"github.com/rawblock-csi/rawblock-csi/pkg/program"
 	"github.com/rawblock-csi/rawblock-csi/pkg/publish"
@@ -52,6 +53,9 @@ func main() {
 }
 
 func run(args []string, stdout, stderr io.Writer) error {
+	if err := linux.CheckOwnRights(); err != nil {
+		return err
+	}
 	flags, err := parseFlags(args, stderr)
 	if err != nil {
 		return err

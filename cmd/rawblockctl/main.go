@@ -13,12 +13,18 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
 )
 
 // version is set by the linker.
 var version = "unknown"
 
 func main() {
+	if err := linux.CheckOwnRights(); err != nil {
+		say(os.Stderr, err)
+		os.Exit(exitUsage)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	// The second signal ends the program at once.
 	context.AfterFunc(ctx, stop)
