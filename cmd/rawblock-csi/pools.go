@@ -56,7 +56,7 @@ func diskOptions(setting config.DiskPool) disk.Options {
 }
 
 func openLVM(ctx context.Context, name string, setting config.LVMPool, sysfs blockdev.Sysfs) (driver.Pool, error) {
-	options := lvm.Options{VolumeGroup: setting.VolumeGroup, ThinPool: setting.ThinPool, Overcommit: setting.Overcommit, Wipe: setting.Wipe}
+	options := lvm.Options{VolumeGroup: setting.VolumeGroup, UUID: setting.VGUUID, ThinPool: setting.ThinPool, Overcommit: setting.Overcommit, Wipe: setting.Wipe}
 	host := program.New(program.HostNamespace)
 	if setting.ThinPool != "" {
 		return lvm.NewThin(ctx, name, options, host, sysfs)

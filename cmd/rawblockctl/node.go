@@ -159,7 +159,7 @@ func lookAt(setting config.Pool, sysfs blockdev.Sysfs) (inspect.Source, func()) 
 		source.Volumes = found
 	case setting.LVM != nil:
 		found, err := lvm.Look(setting.Name, lvm.Options{
-			VolumeGroup: setting.LVM.VolumeGroup, ThinPool: setting.LVM.ThinPool, Overcommit: setting.LVM.Overcommit, Wipe: setting.LVM.Wipe,
+			VolumeGroup: setting.LVM.VolumeGroup, UUID: setting.LVM.VGUUID, ThinPool: setting.LVM.ThinPool, Overcommit: setting.LVM.Overcommit, Wipe: setting.LVM.Wipe,
 		}, program.New(program.HostNamespace), sysfs)
 		if err != nil {
 			source.Err = err

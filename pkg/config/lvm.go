@@ -11,6 +11,8 @@ import (
 type LVMPool struct {
 	// VolumeGroup is its name.
 	VolumeGroup string
+	// VGUUID is its UUID; "": whatever it has.
+	VGUUID string
 	// ThinPool is the name of a thin pool in it; "": volumes are thick.
 	ThinPool string
 	// Overcommit is the factor, at least 1, by which the sizes of all volumes of the
@@ -28,6 +30,7 @@ func readLVMPool(node *yaml.Node) (LVMPool, error) {
 	var overcommitLine, wipeLine int
 	err := fields{
 		{"volumeGroup", at(&pool.Line, into(&pool.VolumeGroup, readLVMName))},
+		{"vgUUID", into(&pool.VGUUID, readVGUUID)},
 		{"thinPool", into(&pool.ThinPool, readLVMName)},
 		{"overcommit", at(&overcommitLine, into(&pool.Overcommit, readOvercommit))},
 		{"wipe", at(&wipeLine, into(&pool.Wipe, oneOf("discard", "zero", "secure")))},
@@ -60,6 +63,14 @@ var lvmName = regexp.MustCompile(`^[A-Za-z0-9+_.][A-Za-z0-9+_.-]{0,31}$`)
 func readLVMName(node *yaml.Node) (string, error) {
 	isName := func(text string) bool { return lvmName.MatchString(text) && text != "." && text != ".." }
 	return readText(node, isName, "a name of LVM's", "at most 32 letters, digits and characters of +_.-, with no hyphen at the start")
+}
+
+// vgUUID is the form of a UUID, as vgs -o vg_uuid prints it (ID_LEN in lib/uuid/uuid.c of
+// lvm2).
+var vgUUID = regexp.MustCompile(`^[A-Za-z0-9]{6}(-[A-Za-z0-9]{4}){5}-[A-Za-z0-9]{6}$`)
+
+func readVGUUID(node *yaml.Node) (string, error) {
+	return readText(node, vgUUID.MatchString, "a UUID of LVM's", "what vgs -o vg_uuid prints")
 }
 
 // checkGroup refuses two pools in one place.

@@ -16,7 +16,11 @@ func TestLVM(t *testing.T) {
 	}{
 		"thick":        {"{volumeGroup: vg-0}", config.LVMPool{VolumeGroup: "vg-0", Overcommit: 1, Wipe: "discard"}},
 		"thick, wiped": {"{volumeGroup: vg0, wipe: zero}", config.LVMPool{VolumeGroup: "vg0", Overcommit: 1, Wipe: "zero"}},
-		"thin":         {"{volumeGroup: vg0, thinPool: tp0}", config.LVMPool{VolumeGroup: "vg0", ThinPool: "tp0", Overcommit: 1, Wipe: "discard"}},
+		"pinned": {
+			"{volumeGroup: vg0, vgUUID: aP9NMj-5nQC-3FXa-uS25-Rf4K-nUDb-dBK81W}",
+			config.LVMPool{VolumeGroup: "vg0", VGUUID: "aP9NMj-5nQC-3FXa-uS25-Rf4K-nUDb-dBK81W", Overcommit: 1, Wipe: "discard"},
+		},
+		"thin": {"{volumeGroup: vg0, thinPool: tp0}", config.LVMPool{VolumeGroup: "vg0", ThinPool: "tp0", Overcommit: 1, Wipe: "discard"}},
 		"thin, more than there is": {
 			"{thinPool: tp.0, volumeGroup: '00+', overcommit: 2.5}",
 			config.LVMPool{VolumeGroup: "00+", ThinPool: "tp.0", Overcommit: 2.5, Wipe: "discard"},
@@ -42,6 +46,7 @@ func TestLVMRefused(t *testing.T) {
 		"a path":          {"- {name: a, lvm: {volumeGroup: /dev/vg0}}\n", `line 2: "/dev/vg0" is not a name of LVM's`},
 		"a parent":        {"- {name: a, lvm: {volumeGroup: ..}}\n", `line 2: ".." is not a name of LVM's`},
 		"too long":        {"- {name: a, lvm: {volumeGroup: " + strings.Repeat("v", 33) + "}}\n", "is not a name of LVM's"},
+		"no UUID":         {"- {name: a, lvm: {volumeGroup: vg0, vgUUID: aP9NMj}}\n", `line 2: "aP9NMj" is not a UUID of LVM's`},
 		"thick overcommit": {
 			"- name: a\n  lvm:\n    volumeGroup: vg0\n    overcommit: 1\n", "line 5: overcommit is for a pool with a thinPool",
 		},

@@ -5,9 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"github.com/rawblock-csi/rawblock-csi/pkg/program"
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
@@ -37,15 +37,26 @@ type Programs interface {
 	Run(ctx context.Context, command program.Command) (stdout []byte, err error)
 }
 
-// LVM is the LVM of the host. Its methods may be called concurrently: lvm itself locks
-// the volume group.
-//
-// Errors of all methods: volume.ErrPrecondition where the host has no lvm;
-// volume.ErrInvalid for a name that none can have; *Error.
-type LVM struct{ programs Programs }
+// Devices returns the nodes of the devices that lvm may look at: what is on any other may
+// have been written by a tenant, and does not exist for it.
+type Devices func() ([]string, error)
 
-// New returns the LVM of a host.
-func New(programs Programs) *LVM { return &LVM{programs} }
+// LVM is the LVM of the host, restricted to some of its devices. Its methods may be called
+// concurrently: lvm itself locks the volume group.
+//
+// Errors of all methods: volume.ErrPrecondition where the host has no lvm, or lvm may look
+// at no device; volume.ErrInvalid for a name that none can have; *Error.
+type LVM struct {
+	programs Programs
+	devices  Devices
+	// old says that lvm does not know --devices: it came with 2.03.12, of 2021.
+	old atomic.Bool
+}
+
+// New returns the LVM of a host, which looks at the devices that are returned at each run.
+func New(programs Programs, devices Devices) *LVM {
+	return &LVM{programs: programs, devices: devices}
+}
 
 // The names of volume groups and logical volumes, tags and UUIDs (lvm(8), "VALID
 // NAMES" and "TAGS"). Names that LVM reserves it refuses itself.
@@ -61,6 +72,10 @@ var (
 // CheckName returns an error unless a volume group or logical volume can have the
 // name. Errors: volume.ErrInvalid.
 func CheckName(name string) error { return check(validName, "name", name) }
+
+// CheckUUID returns an error unless a volume group or logical volume can have the UUID.
+// Errors: volume.ErrInvalid.
+func CheckUUID(uuid string) error { return check(validUUID, "UUID", uuid) }
 
 func check(valid *regexp.Regexp, what string, values ...string) error {
 	for _, value := range values {
@@ -204,20 +219,17 @@ func (l *LVM) change(ctx context.Context, group, command string, args ...string)
 	if err := CheckName(group); err != nil {
 		return err
 	}
-	_, err := l.run(ctx, command, args...)
+	_, err := l.run(ctx, "", command, args...)
 	return err
 }
 
-func (l *LVM) run(ctx context.Context, command string, args ...string) ([]byte, error) {
-	stdout, err := l.programs.Run(ctx, program.Command{Name: "lvm", Args: slices.Concat([]string{command}, args)})
-	var exit *program.ExitError
-	switch {
-	case errors.As(err, &exit):
-		return nil, &Error{command, exit.Code, oneLine(exit.Stderr)}
-	case errors.Is(err, program.ErrNotInstalled):
-		return nil, fmt.Errorf("%w: a pool of logical volumes needs lvm; install lvm2 on this node: %w", volume.ErrPrecondition, err)
+// run runs a command with settings for it (lvm.conf(5)) on the devices that it may look at.
+func (l *LVM) run(ctx context.Context, settings, command string, args ...string) ([]byte, error) {
+	devices, err := l.devices()
+	if err != nil {
+		return nil, fmt.Errorf("devices for lvm to look at: %w", err)
 	}
-	return stdout, err
+	return l.runOn(ctx, devices, settings, command, args...)
 }
 
 // oneLine joins lines, which lvm indents.

@@ -33,6 +33,9 @@ func (a *answers) Run(_ context.Context, c program.Command) ([]byte, error) {
 	return []byte(next.stdout), next.err
 }
 
+// devices are what lvm may look at.
+func devices() ([]string, error) { return []string{"/dev/sda", "/dev/sdb1"}, nil }
+
 const uuid = "ci70MU-f3m1-iDnd-CQfl-E314-OKfc-0ZCIHw"
 
 func TestCommandLines(t *testing.T) {
@@ -74,11 +77,13 @@ func TestCommandLines(t *testing.T) {
 		},
 	} {
 		programs := &answers{}
-		if err := change(t.Context(), lvm.New(programs)); err != nil {
+		if err := change(t.Context(), lvm.New(programs, devices)); err != nil {
 			t.Errorf("%s: %v", want, err)
 		}
-		if len(programs.calls) != 1 || programs.calls[0] != "lvm "+want {
-			t.Errorf("ran %q\nwant %q", programs.calls, "lvm "+want)
+		command, rest, _ := strings.Cut(want, " ")
+		want = "lvm " + command + " --devices /dev/sda,/dev/sdb1 " + rest
+		if len(programs.calls) != 1 || programs.calls[0] != want {
+			t.Errorf("ran %q\nwant %q", programs.calls, want)
 		}
 	}
 }
@@ -87,7 +92,7 @@ func TestCommandLines(t *testing.T) {
 func TestNamesAreChecked(t *testing.T) {
 	for _, name := range []string{"", "-a", "--help", "a/b", "/dev/a", "a b", "a\x00", "a\n", ".", "..", "ü", "@tag", strings.Repeat("a", 128)} {
 		programs := &answers{}
-		l, ctx := lvm.New(programs), t.Context()
+		l, ctx := lvm.New(programs, devices), t.Context()
 		_, reportErr := l.Report(ctx, name)
 		for call, err := range map[string]error{
 			"report":        reportErr,
@@ -118,16 +123,16 @@ func TestNamesAreChecked(t *testing.T) {
 func TestErrors(t *testing.T) {
 	failed := answer{err: &program.ExitError{Name: "lvm", Code: 5, Stderr: "  WARNING: one.\n\n  Two."}}
 	var got *lvm.Error
-	if err := lvm.New(&answers{answers: []answer{failed}}).Remove(t.Context(), "vg", uuid); !errors.As(err, &got) || *got != (lvm.Error{Command: "lvremove", Code: lvm.CodeFailed, Message: "WARNING: one.; Two."}) {
+	if err := lvm.New(&answers{answers: []answer{failed}}, devices).Remove(t.Context(), "vg", uuid); !errors.As(err, &got) || *got != (lvm.Error{Command: "lvremove", Code: lvm.CodeFailed, Message: "WARNING: one.; Two."}) {
 		t.Errorf("a command that failed: %v", err)
 	}
 	missing := answer{err: program.ErrNotInstalled}
-	if err := lvm.New(&answers{answers: []answer{missing}}).Remove(t.Context(), "vg", uuid); !errors.Is(err, volume.ErrPrecondition) || !strings.Contains(err.Error(), "install lvm2") {
+	if err := lvm.New(&answers{answers: []answer{missing}}, devices).Remove(t.Context(), "vg", uuid); !errors.Is(err, volume.ErrPrecondition) || !strings.Contains(err.Error(), "install lvm2") {
 		t.Errorf("no lvm: %v", err)
 	}
 	// A group that is not there is told from one that cannot be reported, not by words.
 	report := func(groups string) error {
-		_, err := lvm.New(&answers{answers: []answer{failed, {stdout: groups}}}).Report(t.Context(), "vg")
+		_, err := lvm.New(&answers{answers: []answer{failed, {stdout: groups}}}, devices).Report(t.Context(), "vg")
 		return err
 	}
 	if err := report(`{"report": [{"vg": [{"vg_name":"other"}]}]}`); !errors.Is(err, volume.ErrNotFound) {
@@ -139,7 +144,43 @@ func TestErrors(t *testing.T) {
 	if err := report(`{"report": [{"vg": [{"vg_name":"vg"}]}]}`); errors.Is(err, volume.ErrNotFound) || !errors.As(err, &got) {
 		t.Errorf("a group that is there: %v", err)
 	}
+	if err := report(`{"report": [{"vg": [{"vg_name":"vg"},{"vg_name":"vg"}]}]}`); !errors.Is(err, lvm.ErrTwice) {
+		t.Errorf("two groups: %v", err)
+	}
 	if err := report("x"); errors.Is(err, volume.ErrNotFound) || err == nil {
 		t.Errorf("no report: %v", err)
+	}
+}
+
+// An lvm that has no --devices is told the same by a filter, and where there is nothing
+// that it may look at, it does not run: without a restriction it would look at everything.
+func TestDevices(t *testing.T) {
+	old := answer{err: &program.ExitError{Name: "lvm", Code: 3, Stderr: "  lvchange: unrecognized option '--devices'\n"}}
+	programs := &answers{answers: []answer{old}}
+	l := lvm.New(programs, devices)
+	for range 2 {
+		if err := l.Refresh(t.Context(), "vg", uuid); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := `lvm lvchange --config  devices{global_filter=["a|^/dev/sda$|","a|^/dev/sdb1$|","r|.*|"]} global{use_lvmetad=0} --refresh --select lv_uuid=` + uuid + " vg"
+	if len(programs.calls) != 3 || programs.calls[1] != want || programs.calls[2] != want {
+		t.Errorf("ran %q, want %q", programs.calls, want)
+	}
+	programs = &answers{}
+	if _, err := lvm.New(programs, func() ([]string, error) { return nil, nil }).Report(t.Context(), "vg"); !errors.Is(err, volume.ErrNotFound) || len(programs.calls) > 0 {
+		t.Errorf("a report of no device: %v, ran %q", err, programs.calls)
+	}
+	for name, list := range map[string]lvm.Devices{
+		"none":      func() ([]string, error) { return nil, nil },
+		"an error":  func() ([]string, error) { return nil, volume.ErrPrecondition },
+		"an option": func() ([]string, error) { return []string{"--config"}, nil },
+		"two":       func() ([]string, error) { return []string{"/dev/sda,/dev/loop0"}, nil },
+		"a pattern": func() ([]string, error) { return []string{"/dev/s.*|"}, nil },
+	} {
+		programs := &answers{}
+		if err := lvm.New(programs, list).Refresh(t.Context(), "vg", uuid); !errors.Is(err, volume.ErrPrecondition) && !errors.Is(err, volume.ErrInvalid) || len(programs.calls) > 0 {
+			t.Errorf("%s: %v, ran %q", name, err, programs.calls)
+		}
 	}
 }

@@ -76,13 +76,13 @@ const (
 	settings = `report{compact_output=0 compact_output_cols="" list_item_separator=","} log{report_command_log=0}`
 )
 
-// Report returns what is known of a volume group. Errors: volume.ErrNotFound where this
-// node has none of the name.
+// Report returns what is known of a volume group. Errors: volume.ErrNotFound where none of
+// the devices has one of the name; ErrTwice.
 func (l *LVM) Report(ctx context.Context, group string) (Group, error) {
 	if err := CheckName(group); err != nil {
 		return Group{}, err
 	}
-	text, err := l.run(ctx, "fullreport", "--reportformat", "json", "--units", "b", "--nosuffix", "--binary", "--config", settings,
+	text, err := l.run(ctx, settings, "fullreport", "--reportformat", "json", "--units", "b", "--nosuffix", "--binary",
 		"--configreport", "vg", "--options", groupFields, "--configreport", "pv", "--options", diskFields,
 		"--configreport", "lv", "--options", volumeFields, "--configreport", "seg", "--options", segmentFields,
 		"--configreport", "pvseg", "--select", `pv_name=""`, group)
@@ -90,15 +90,22 @@ func (l *LVM) Report(ctx context.Context, group string) (Group, error) {
 	if errors.As(err, &failed) && failed.Code == CodeFailed {
 		return Group{}, l.explain(ctx, group, err)
 	}
+	if errors.Is(err, errNoDevice) {
+		return Group{}, noGroup(group)
+	}
 	if err != nil {
 		return Group{}, err
 	}
 	return parseReport(text)
 }
 
-// explain tells a volume group that is not there from one that cannot be reported.
+// ErrTwice says that several volume groups have one name.
+var ErrTwice = errors.New("several volume groups have the name")
+
+// explain tells a volume group that is not there, or that is there twice, from one that
+// cannot be reported.
 func (l *LVM) explain(ctx context.Context, group string, failed error) error {
-	text, err := l.run(ctx, "vgs", "--reportformat", "json", "--config", settings, "--options", "vg_name")
+	text, err := l.run(ctx, settings, "vgs", "--reportformat", "json", "--options", "vg_name,vg_uuid")
 	if err != nil {
 		return errors.Join(failed, err)
 	}
@@ -106,11 +113,23 @@ func (l *LVM) explain(ctx context.Context, group string, failed error) error {
 	if err != nil {
 		return errors.Join(failed, err)
 	}
+	found := 0
 	for _, row := range sections.Groups {
 		if row["vg_name"] == group {
-			return failed
+			found++
 		}
 	}
+	switch found {
+	case 0:
+		return noGroup(group)
+	case 1:
+		return failed
+	default:
+		return fmt.Errorf("%w %s: %w", ErrTwice, group, failed)
+	}
+}
+
+func noGroup(group string) error {
 	return fmt.Errorf("%w: this node has no volume group %s; attach its disks, or make it with vgcreate", volume.ErrNotFound, group)
 }
 

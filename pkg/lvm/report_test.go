@@ -24,7 +24,7 @@ func readReport(t testing.TB) string {
 
 func TestParseReport(t *testing.T) {
 	programs := &answers{answers: []answer{{stdout: readReport(t)}}}
-	got, err := lvm.New(programs).Report(t.Context(), "vg-1")
+	got, err := lvm.New(programs, devices).Report(t.Context(), "vg-1")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -44,7 +44,7 @@ func TestParseReport(t *testing.T) {
 	if diff := cmp.Diff(want, got, cmpopts.EquateEmpty()); diff != "" {
 		t.Errorf("the report (-want +got):\n%s", diff)
 	}
-	if !strings.HasSuffix(programs.calls[0], " vg-1") || !strings.HasPrefix(programs.calls[0], "lvm fullreport --reportformat json ") {
+	if !strings.HasSuffix(programs.calls[0], " vg-1") || !strings.HasPrefix(programs.calls[0], "lvm fullreport --devices /dev/sda,/dev/sdb1 --config ") {
 		t.Errorf("ran %q", programs.calls)
 	}
 }
@@ -93,7 +93,7 @@ func FuzzParseReport(f *testing.F) {
 				t.Errorf("%+v", v.Thin)
 			}
 			// A change of it can be asked for.
-			if err := lvm.New(&answers{}).Remove(t.Context(), "vg", v.UUID); err != nil {
+			if err := lvm.New(&answers{}, devices).Remove(t.Context(), "vg", v.UUID); err != nil {
 				t.Errorf("%q: %v", v.UUID, volume.ErrInvalid)
 			}
 		}

@@ -27,7 +27,14 @@ func TestVMLVMContract(t *testing.T) {
 func TestVMLVMFaults(t *testing.T) {
 	t.Parallel()
 	guest := vm.Start(t, vm.Config{Udev: true})
-	guest.Test(t, "test/vm/lvm", "-test.skip=^(TestContract|TestKilledAfterEachStep)$")
+	guest.Test(t, "test/vm/lvm", "-test.skip=^(TestContract|TestKilledAfterEachStep|TestAttack.*)$")
+}
+
+// A tenant writes a volume group of the pool's name into what he has.
+func TestVMAttackLVM(t *testing.T) {
+	t.Parallel()
+	guest := vm.Start(t, vm.Config{Udev: true})
+	guest.Test(t, "test/vm/lvm", "-test.run=^TestAttack")
 }
 
 func TestVMLVMKilledAfterEachStep(t *testing.T) {

@@ -15,6 +15,8 @@ type group struct {
 	lvm.Group
 	pool    string
 	entries []entry
+	// refused says which of its disks are not believed, and why.
+	refused string
 }
 
 // entry is a logical volume of the pool.
@@ -27,11 +29,14 @@ type entry struct {
 
 // look looks at the volume group.
 func (p *Pool) look(ctx context.Context) (group, error) {
-	report, err := p.lvm.Report(ctx, p.options.VolumeGroup)
+	report, err := p.report(ctx)
 	if err != nil {
 		return group{}, unusable(fmt.Errorf("pool %s: %w", p.name, err))
 	}
 	g := group{Group: report, pool: p.name}
+	if len(report.Missing) > 0 {
+		g.refused = p.refused(ctx, report.UUID)
+	}
 	for _, v := range report.Volumes {
 		record, ours, err := readRecord(p.name, v.Tags)
 		if err != nil {
@@ -54,8 +59,8 @@ func (g *group) check() error {
 	case g.ReadOnly:
 		return fmt.Errorf("%w: volume group %s is read-only; vgchange --permission rw lets it be changed", volume.ErrPrecondition, g.Name)
 	case len(g.Missing) > 0:
-		return fmt.Errorf("%w: volume group %s lacks the disks (physical volumes) %s, and LVM changes nothing without them; attach them, or give them up with vgreduce --removemissing %s",
-			volume.ErrPrecondition, g.Name, strings.Join(g.Missing, ", "), g.Name)
+		return fmt.Errorf("%w: volume group %s lacks the disks (physical volumes) %s, and LVM changes nothing without them; attach them, or give them up with vgreduce --removemissing %s%s",
+			volume.ErrPrecondition, g.Name, strings.Join(g.Missing, ", "), g.Name, g.refused)
 	}
 	return nil
 }

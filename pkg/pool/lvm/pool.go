@@ -21,6 +21,8 @@ import (
 type Options struct {
 	// VolumeGroup is the name of the volume group, which an administrator makes.
 	VolumeGroup string
+	// UUID is that of the volume group; empty: the only one of the name is meant.
+	UUID string
 	// ThinPool is the name of a thin pool in it; empty: volumes are thick.
 	ThinPool string
 	// Overcommit is how many times the size of the thin pool all of its volumes and
@@ -71,6 +73,8 @@ type Pool struct {
 	// somebody does.
 	wiping map[string]*progress
 	wiper  bool
+	// twins are the devices with another volume group of the name.
+	twins map[string]bool
 	// status is what was seen last.
 	status Status
 }
@@ -93,6 +97,11 @@ func newPool(logger klog.Logger, name string, options Options, programs lvm.Prog
 	if err := lvm.CheckName(options.VolumeGroup); err != nil {
 		return nil, fmt.Errorf("volume group: %w", err)
 	}
+	if options.UUID != "" {
+		if err := lvm.CheckUUID(options.UUID); err != nil {
+			return nil, fmt.Errorf("UUID of volume group: %w", err)
+		}
+	}
 	wipe, err := parseWipe(cmp.Or(options.Wipe, wipeDiscard.String()))
 	if err == nil && wipe == wipeNone {
 		err = fmt.Errorf("%w: %s %s is for a StorageClass", volume.ErrInvalid, WipeParameter, wipe)
@@ -102,11 +111,13 @@ func newPool(logger klog.Logger, name string, options Options, programs lvm.Prog
 	}
 	options.Overcommit = max(options.Overcommit, 1)
 	options.step = cmp.Or(options.step, wipeStep)
-	return &Pool{
-		name: name, options: options, wipe: wipe, lvm: lvm.New(programs), sysfs: sysfs, metrics: newMetrics(name),
+	p := &Pool{
+		name: name, options: options, wipe: wipe, sysfs: sysfs, metrics: newMetrics(name),
 		logger: logger.WithValues("pool", name, "volumeGroup", options.VolumeGroup), turn: make(chan struct{}, 1),
 		unfinished: map[string]struct{}{}, known: map[string]active{}, wiping: map[string]*progress{},
-	}, nil
+	}
+	p.lvm = lvm.New(programs, p.devices)
+	return p, nil
 }
 
 // Close ends what the pool does in the background; the next New goes on with it. The

@@ -18,7 +18,7 @@ import (
 func TestReport(t *testing.T) {
 	m := newGroup(t, 512, 40*rig.MiB, 24*rig.MiB)
 	vg := m.group
-	l, ctx := host.New(program.New("")), rig.Context(t)
+	l, ctx := host.New(program.New(""), func() ([]string, error) { return []string{m.disks[0].Path, m.disks[1].Path}, nil }), rig.Context(t)
 	rig.Must(t, l.CreateLinear(ctx, vg, host.Attributes{Name: "thick", Tags: []string{"a=1", "b/c"}, Size: 50 * rig.MiB}))
 	run(t, "lvm", "lvreduce", "--force", "--size", "4m", vg+"/thick")
 	run(t, "lvm", "lvextend", "--size", "8m", vg+"/thick", m.disks[1].Path)

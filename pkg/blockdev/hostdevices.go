@@ -1,0 +1,193 @@
+package blockdev
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"k8s.io/mount-utils"
+
+	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
+	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
+)
+
+// HostDevice is a block device of this machine, with or without a partition table.
+type HostDevice struct {
+	// Number is its device number, Path the node that the kernel itself made.
+	Number linux.DeviceNumber
+	Path   string
+	// Refused says why what is on it may have been written by a tenant; empty where
+	// only the host has it.
+	Refused string
+	// Empty says that it has no medium, as a loop device that shows nothing.
+	Empty bool
+}
+
+// HostDevices returns all block devices, each with whether the host alone has it: a disk
+// that is hardware, a partition of it, and what RAID or device-mapper make of such. Never
+// a loop device, a logical volume, a partition of a pool of disks, nor what is handed
+// out as it is (CheckUnexposed), or lies on any of these. Only the kernel is asked,
+// and, for a disk that has partitions, isPools, whether it is one of a pool: who has a
+// partition of it cannot change its table. A device that goes meanwhile is left out.
+//
+// It costs a few reads for each device, reads the mount table, and opens each loop
+// device for a moment.
+func (s Sysfs) HostDevices(isPools func(disk linux.DeviceNumber) (bool, error)) ([]HostDevice, error) {
+	entries, err := os.ReadDir(s.path("dev", "block"))
+	if err != nil {
+		return nil, fmt.Errorf("list block devices: %w", err)
+	}
+	exposed, err := s.exposed()
+	if err != nil {
+		return nil, err
+	}
+	look := survey{s, isPools, exposed, map[linux.DeviceNumber]string{}}
+	var found []HostDevice
+	for _, entry := range entries {
+		number, err := linux.ParseDeviceNumber(entry.Name())
+		if err != nil {
+			return nil, fmt.Errorf("list block devices: %w", err)
+		}
+		path, err := s.NodePath(number)
+		if errors.Is(err, volume.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		sectors, err := readNumber(s.device(number), "size")
+		found = append(found, HostDevice{number, path, look.refusal(number, 0), err != nil || sectors == 0})
+	}
+	slices.SortFunc(found, func(a, b HostDevice) int { return strings.Compare(a.Path, b.Path) })
+	return found, nil
+}
+
+// exposed returns the devices whose nodes are mounted, as those of published volumes are,
+// and those that a loop device shows, with the reason.
+func (s Sysfs) exposed() (map[linux.DeviceNumber]string, error) {
+	table, err := mount.ParseMountInfo("/proc/self/mountinfo")
+	if err != nil {
+		return nil, fmt.Errorf("read the mount table: %w", err)
+	}
+	reasons := map[linux.DeviceNumber]string{}
+	for _, m := range table {
+		if m.Root == "/" || !slices.Contains(nodeFilesystems, m.FsType) {
+			continue
+		}
+		// What hides the place hides no device of the host's: only what is published counts.
+		if info, err := linux.StatPath(m.MountPoint); err == nil && info.IsBlockDevice() {
+			reasons[info.Device] = "it is mounted at " + m.MountPoint + ", as a published volume"
+		} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("see what is mounted at %s: %w", m.MountPoint, err)
+		}
+	}
+	loops, err := s.loopsByBacking()
+	if err != nil {
+		return nil, err
+	}
+	for number, over := range loops {
+		reasons[number] = "the loop device " + over[0].String() + " shows it"
+	}
+	return reasons, nil
+}
+
+// survey is one look at all devices.
+type survey struct {
+	sysfs    Sysfs
+	isPools  func(linux.DeviceNumber) (bool, error)
+	exposed  map[linux.DeviceNumber]string
+	refusals map[linux.DeviceNumber]string
+}
+
+// encryptedPrefix begins the names of the mappings of encrypted volumes (pkg/luks).
+const encryptedPrefix = "rawblock:"
+
+// deepest bounds how many devices lie upon each other; the kernel allows no circle.
+const deepest = 32
+
+// refusal returns why a device is not the host's alone, or nothing. What cannot be found
+// out is a reason.
+func (s *survey) refusal(number linux.DeviceNumber, depth int) string {
+	if reason, known := s.refusals[number]; known {
+		return reason
+	}
+	reason, err := s.judge(number, depth)
+	if err != nil {
+		reason = err.Error()
+	}
+	s.refusals[number] = reason
+	return reason
+}
+
+func (s *survey) judge(number linux.DeviceNumber, depth int) (string, error) {
+	disk, err := s.sysfs.diskNumber(number)
+	if err != nil {
+		return "", err
+	}
+	for _, one := range []linux.DeviceNumber{number, disk} {
+		if reason, handedOut := s.exposed[one]; handedOut {
+			return reason, nil
+		}
+	}
+	// The tree itself, where the folders above say how it is attached.
+	folder, err := filepath.EvalSymlinks(s.sysfs.device(disk))
+	if err != nil {
+		return "", err
+	}
+	switch kind := transport(folder); {
+	case slices.Contains(Transports(), kind):
+		return s.judgeDisk(folder, disk)
+	case kind == "dm", kind == "md":
+		return s.judgeLayer(folder, disk, depth)
+	default:
+		return "devices of the driver " + kind + " may be a tenant's", nil
+	}
+}
+
+// judgeDisk judges a disk that is hardware, or a partition of it.
+func (s *survey) judgeDisk(folder string, disk linux.DeviceNumber) (string, error) {
+	partitions, err := filepath.Glob(folder + "/*/partition")
+	if err != nil || len(partitions) == 0 {
+		return "", err
+	}
+	if pools, err := s.isPools(disk); err != nil || !pools {
+		return "", err
+	}
+	return "it is, or is a partition of, a disk of a pool", nil
+}
+
+// judgeLayer judges a device that is made of others.
+func (s *survey) judgeLayer(folder string, number linux.DeviceNumber, depth int) (string, error) {
+	uuid, err := readText(folder, "dm/uuid") // Documentation/ABI/testing/sysfs-block-dm
+	switch {
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return "", err
+	case strings.HasPrefix(uuid, "LVM-"):
+		return "it is a logical volume", nil
+	}
+	name, err := readText(folder, "dm/name")
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
+	if strings.HasPrefix(name, encryptedPrefix) {
+		return "it is the mapping " + name + " of an encrypted volume", nil
+	}
+	below, err := s.sysfs.Slaves(number)
+	if err != nil {
+		return "", err
+	}
+	if len(below) == 0 || depth > deepest {
+		return "nothing is known of what it is made of", nil
+	}
+	for _, part := range below {
+		if reason := s.refusal(part, depth+1); reason != "" {
+			path, _ := s.sysfs.NodePath(part) //nolint:errcheck // It has gone: its number says enough.
+			return fmt.Sprintf("it lies on %s (%s): %s", path, part, reason), nil
+		}
+	}
+	return "", nil
+}
