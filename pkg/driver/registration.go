@@ -38,9 +38,9 @@ func (r *registration) serve(ctx context.Context, directory string) error {
 	if err != nil {
 		return fmt.Errorf("register with kubelet: %w", err)
 	}
-	server := grpc.NewServer()
+	server := grpc.NewServer(bounds()...)
 	registerapi.RegisterRegistrationServer(server, r)
-	return serve(ctx, server, listener)
+	return serve(ctx, server, socket.Limit(listener, maxConnections))
 }
 
 // wait returns kubelet's refusal, which ends the plugin: kubelet asks again once

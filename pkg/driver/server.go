@@ -103,6 +103,11 @@ func Run(ctx context.Context, options Options) error {
 	if err != nil {
 		return err
 	}
+	release, err := options.Publisher.Confine(options.KubeletDir)
+	if err != nil {
+		return err
+	}
+	defer release()
 	metrics := prometheus.NewRegistry()
 	calls, err := newCalls(logger, metrics)
 	if err != nil {
@@ -122,7 +127,7 @@ func Run(ctx context.Context, options Options) error {
 		return err
 	}
 	probe := probe{paths: paths, sysfs: options.Sysfs, ownNamespace: hasOwnMountNamespace()}
-	server := grpc.NewServer(grpc.UnaryInterceptor(calls.intercept), grpc.NumStreamWorkers(streamWorkers))
+	server := grpc.NewServer(append(bounds(), grpc.UnaryInterceptor(calls.intercept), grpc.NumStreamWorkers(streamWorkers))...)
 	reports := options.register(server, paths, probe.check)
 	for _, collector := range []prometheus.Collector{
 		newHealthMetrics(reports, logger),
@@ -135,7 +140,7 @@ func Run(ctx context.Context, options Options) error {
 		}
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return serve(ctx, server, listener) })
+	group.Go(func() error { return serve(ctx, server, socket.Limit(listener, maxConnections)) })
 	group.Go(func() error { return reports.monitor.Follow(ctx) })
 	ready := probe.check
 	if options.RegistrationDir != "" {

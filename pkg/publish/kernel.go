@@ -35,7 +35,7 @@ func (p *Publisher) unrecorded(dir string, device linux.DeviceNumber, mode volum
 		if slices.ContainsFunc(known, func(one Publication) bool { return one.Target == target }) {
 			continue
 		}
-		is, readOnly, err := shows(target, device)
+		is, readOnly, err := shows(p.roots, target, device)
 		if err != nil {
 			return nil, err
 		}
@@ -48,8 +48,8 @@ func (p *Publisher) unrecorded(dir string, device linux.DeviceNumber, mode volum
 
 // shows reports whether the device, or a loop device over it, is mounted at a target.
 // With the zero number it reports whether any device is.
-func shows(target string, number linux.DeviceNumber) (is, readOnly bool, err error) {
-	place, err := openPlace(target)
+func shows(roots roots, target string, number linux.DeviceNumber) (is, readOnly bool, err error) {
+	place, err := roots.openPlace(target)
 	if noFolder(err) {
 		return false, false, nil
 	}
@@ -127,7 +127,7 @@ func (p *Publisher) others(volumeID string) ([]Publication, error) {
 		if !isRecordFolder(name) || name == shortHash(volumeID) {
 			continue
 		}
-		publications, err := records{filepath.Join(p.state, name)}.publications()
+		publications, err := records{filepath.Join(p.state, name), p.roots}.publications()
 		if err != nil {
 			return nil, err
 		}

@@ -24,7 +24,7 @@ import (
 // the target, its folder is missing, or the device is read-only and readOnly is
 // false; volume.ErrExhausted where there is no loop device for a view.
 func (p *Publisher) Publish(ctx context.Context, device *blockdev.Device, target Target, readOnly bool) error {
-	place, err := openPlace(target.Path)
+	place, err := p.roots.openPlace(target.Path)
 	if noFolder(err) {
 		return fmt.Errorf("%w: the folder of target_path %s does not exist; the caller has to make it", volume.ErrPrecondition, target.Path)
 	}

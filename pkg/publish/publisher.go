@@ -19,6 +19,8 @@ type Publisher struct {
 	// owner stands for the state directory in the labels of loop devices: there may be
 	// other plugins on the machine, with directories of their own.
 	owner string
+	// roots are the names of the kubelet directory, once it is known.
+	roots roots
 	// staging is held while a device is looked for among those of other volumes and
 	// recorded.
 	staging sync.Mutex

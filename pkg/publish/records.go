@@ -25,10 +25,13 @@ const (
 )
 
 // records are what is recorded of one volume.
-type records struct{ folder string }
+type records struct {
+	folder string
+	roots  roots
+}
 
 func (p *Publisher) records(volumeID string) records {
-	return records{filepath.Join(p.state, shortHash(volumeID))}
+	return records{filepath.Join(p.state, shortHash(volumeID)), p.roots}
 }
 
 func publicationRecord(target string) string { return publicationPrefix + shortHash(target) }
@@ -98,7 +101,7 @@ func (r records) publications() ([]Publication, error) {
 		if err != nil {
 			continue
 		}
-		published, err := publication.isLive()
+		published, err := publication.isLive(r.roots)
 		if err != nil {
 			return nil, err
 		}
@@ -112,8 +115,8 @@ func (r records) publications() ([]Publication, error) {
 }
 
 // isLive reports whether a device is mounted at the target.
-func (p Publication) isLive() (bool, error) {
-	place, err := openPlace(p.Target)
+func (p Publication) isLive(roots roots) (bool, error) {
+	place, err := roots.openPlace(p.Target)
 	if noFolder(err) {
 		return false, nil
 	}
@@ -206,7 +209,7 @@ func (p *Publisher) PublishedFor(podUID string) (readOnly map[string]bool, err e
 	}
 	found := map[string]bool{}
 	for _, name := range names {
-		records := records{filepath.Join(p.state, name)}
+		records := records{filepath.Join(p.state, name), p.roots}
 		staged, isStaged, err := records.staged(p.bootID)
 		if err != nil {
 			return nil, err

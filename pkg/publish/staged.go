@@ -34,7 +34,7 @@ func (p *Publisher) AllStaged() ([]Staged, error) {
 		if !isRecordFolder(name) {
 			continue
 		}
-		record, found, err := records{filepath.Join(p.state, name)}.staged(p.bootID)
+		record, found, err := records{filepath.Join(p.state, name), p.roots}.staged(p.bootID)
 		if err != nil {
 			return nil, err
 		}

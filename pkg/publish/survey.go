@@ -69,7 +69,7 @@ func Survey(state string) ([]Record, error) {
 		if info, err := os.Lstat(folder); err != nil || !info.IsDir() {
 			continue
 		}
-		found = append(found, records{folder}.survey(bootID))
+		found = append(found, records{folder: folder}.survey(bootID))
 	}
 	return found, nil
 }
@@ -109,7 +109,7 @@ func (r *Record) take(name, text, bootID string) error {
 		if err != nil {
 			return err
 		}
-		live, err := publication.isLive()
+		live, err := publication.isLive(nil)
 		if err != nil {
 			return err
 		}

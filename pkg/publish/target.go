@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
@@ -26,9 +27,54 @@ type place struct {
 	name string
 }
 
-func openPlace(path string) (place, error) {
-	dir, err := linux.OpenDir(filepath.Dir(path))
-	return place{dir, filepath.Base(path)}, err
+// openPlace opens the directory of a target. Below the kubelet directory no link is
+// followed, whoever made it and whenever: it would lead a publish elsewhere.
+// Errors: volume.ErrPrecondition for a link.
+func (r roots) openPlace(path string) (place, error) {
+	folder, name := filepath.Split(path)
+	for _, root := range r {
+		rest, ok := strings.CutPrefix(folder, root.path)
+		if !ok {
+			continue
+		}
+		dir, err := linux.OpenDirBelow(root.dir, "/"+rest)
+		if errors.Is(err, syscall.ELOOP) {
+			err = fmt.Errorf("%w: there is a symbolic link on the way to %s, and none is followed below the kubelet directory; remove it, or mount the directory there instead: %w",
+				volume.ErrPrecondition, path, err)
+		}
+		return place{dir, name}, err
+	}
+	dir, err := linux.OpenDir(folder)
+	return place{dir, name}, err
+}
+
+// roots are the names of the kubelet directory; none where targets are only looked at without a plugin.
+type roots []root
+
+// root is a path of the kubelet directory, which ends with a slash, and the directory.
+type root struct {
+	path string
+	dir  *linux.File
+}
+
+// Confine has targets below a directory, which is kubelet's, be opened without following
+// links. The directory itself may be a link: that is resolved now, once. It is kept
+// open until release, which is called once no call is under way. Confine is called before
+// all else, and not concurrently. Errors: what opening the directory says.
+func (p *Publisher) Confine(path string) (release func(), err error) {
+	resolved, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return nil, fmt.Errorf("resolve the kubelet directory: %w", err)
+	}
+	dir, err := linux.OpenDir(resolved)
+	if err != nil {
+		return nil, fmt.Errorf("open the kubelet directory: %w", err)
+	}
+	p.roots = nil
+	for _, name := range []string{filepath.Clean(path), resolved} {
+		p.roots = append(p.roots, root{strings.TrimSuffix(name, "/") + "/", dir})
+	}
+	return dir.Close, nil
 }
 
 func (p place) Close() { p.dir.Close() }

@@ -34,7 +34,7 @@ func (p *Publisher) Unpublish(ctx context.Context, target Target) error {
 func (p *Publisher) takeDown(ctx context.Context, target Target) error {
 	records := p.records(target.VolumeID)
 	var mounted []blockdev.LoopID
-	place, err := openPlace(target.Path)
+	place, err := p.roots.openPlace(target.Path)
 	if err == nil {
 		defer place.Close()
 		mounted, err = p.peel(ctx, place, target)

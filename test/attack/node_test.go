@@ -1,0 +1,90 @@
+package attack
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/rawblock-csi/rawblock-csi/test/rig"
+)
+
+// A link below the kubelet directory leads no publish out of it, and none is made there.
+func TestAttackNodeLinkBelowKubelet(t *testing.T) {
+	plugin, disk, ctx := rig.NewPlugin(t, nil), rig.NewDisk(t, rig.MiB), rig.Context(t)
+	volume := plugin.NewVolume(t, "vol", disk.Path)
+	rig.Must(t, volume.Stage(ctx))
+	outside := t.TempDir()
+	rig.Must(t, os.Mkdir(filepath.Join(outside, "below"), 0o755))
+	rig.Must(t, os.Symlink(outside, filepath.Join(plugin.KubeletDir, "link")))
+	for name, target := range map[string]string{
+		"parent":    "link/device",
+		"component": "link/below/device",
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(plugin.KubeletDir, target)
+			err := volume.Publish(ctx, path)
+			if status.Code(err) != codes.FailedPrecondition || !strings.Contains(err.Error(), "symbolic link") {
+				t.Errorf("publish through a link: %v", err)
+			}
+			if _, err := os.Lstat(path); err == nil {
+				t.Error("the device is outside of the kubelet directory")
+				rig.Must(t, volume.Unpublish(ctx, path))
+			}
+		})
+	}
+}
+
+// A flood of long messages is refused one by one, while another caller is served.
+func TestAttackNodeFlood(t *testing.T) {
+	plugin, ctx := rig.NewPlugin(t, nil), rig.Context(t)
+	flood := map[string]string{"x": strings.Repeat("x", 3900<<10)}
+	var group sync.WaitGroup
+	for range 20 {
+		attacker := rig.Connect(t, plugin.Socket, plugin.KubeletDir)
+		group.Go(func() {
+			_, err := attacker.NodeStageVolume(ctx, &csi.NodeStageVolumeRequest{VolumeContext: flood})
+			if status.Code(err) != codes.ResourceExhausted {
+				t.Errorf("a message of 3.9 MB is not refused for its length: %v", status.Code(err))
+			}
+		})
+	}
+	if _, err := plugin.NodeGetInfo(ctx, &csi.NodeGetInfoRequest{}); err != nil {
+		t.Errorf("another caller is not served: %v", err)
+	}
+	group.Wait()
+}
+
+// A setuid rawblockctl reads no file for who may not read it.
+func TestAttackNodeSetuid(t *testing.T) {
+	rig.RequireRoot(t)
+	// Nobody must reach it.
+	folder, err := os.MkdirTemp("/var/tmp", "rawblock-attack-")
+	rig.Must(t, err)
+	t.Cleanup(func() { rig.Must(t, os.RemoveAll(folder)) })
+	rig.Must(t, os.Chmod(folder, 0o755))
+	secret, tool := filepath.Join(folder, "secret"), filepath.Join(folder, "rawblockctl")
+	rig.Must(t, os.WriteFile(secret, []byte("root:$6$thehash\n"), 0o600))
+	rig.Must(t, build(t.Context(), tool))
+	rig.Must(t, os.Chmod(tool, 0o755|os.ModeSetuid))
+	command := exec.CommandContext(t.Context(), tool, "--socket", folder+"/none", "--config", secret, "volumes")
+	command.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	output, err := command.CombinedOutput()
+	if err == nil || strings.Contains(string(output), "thehash") || !strings.Contains(string(output), "setuid") {
+		t.Errorf("a setuid rawblockctl: %v\n%s", err, output)
+	}
+}
+
+func build(ctx context.Context, to string) error {
+	command := exec.CommandContext(ctx, "go", "build", "-o", to, "../../cmd/rawblockctl")
+	command.Env = append(os.Environ(), "CGO_ENABLED=0")
+	return command.Run()
+}
