@@ -46,16 +46,17 @@ type flags struct {
 }
 
 func main() {
-	if err := run(os.Args[1:], os.Stdout, os.Stderr); err != nil {
+	err := linux.CheckOwnRights()
+	if err == nil {
+		err = run(os.Args[1:], os.Stdout, os.Stderr)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "rawblock-csi:", err)
 		os.Exit(1)
 	}
 }
 
 func run(args []string, stdout, stderr io.Writer) error {
-	if err := linux.CheckOwnRights(); err != nil {
-		return err
-	}
 	flags, err := parseFlags(args, stderr)
 	if err != nil {
 		return err
@@ -67,14 +68,9 @@ func run(args []string, stdout, stderr io.Writer) error {
 	if err := startLogging(flags.loggingFormat, flags.verbosity, stderr); err != nil {
 		return err
 	}
-	settings := config.Default()
-	if flags.config != "" {
-		if settings, err = config.Load(flags.config); err != nil {
-			return err
-		}
-	}
-	for _, pattern := range settings.Devices.Forgeable() {
-		klog.Background().Info("devices.allow has a pattern of links that the content of a disk can decide; whoever writes to a disk can forge them", "pattern", pattern)
+	settings, err := loadSettings(flags.config)
+	if err != nil {
+		return err
 	}
 	options := flags.Options
 	options.Version, options.Sysfs = version, blockdev.NewSysfs("/sys")
@@ -105,12 +101,8 @@ func run(args []string, stdout, stderr io.Writer) error {
 	}
 	defer pools.close()
 	options.Pools, options.Collectors = pools, pools.collectors()
-	if options.Publisher, err = publish.New(flags.stateDir, options.Sysfs); err != nil {
+	if options.Publisher, err = newPublisher(ctx, flags.stateDir, options.Sysfs); err != nil {
 		return err
-	}
-	if err := options.Publisher.Recover(); err != nil {
-		// rawblockctl doctor finds what is left.
-		klog.FromContext(ctx).Error(err, "Cannot end the loop devices that an earlier run has left")
 	}
 	attachments, err := openAttachments(settings.Hotplug, flags.stateDir, &options)
 	if err != nil {
@@ -123,6 +115,33 @@ func run(args []string, stdout, stderr io.Writer) error {
 	group.Go(func() error { return attachments.Run(ctx) })
 	group.Go(func() error { return admin.Serve(ctx, adminPath, attachments, operator) })
 	return group.Wait()
+}
+
+// loadSettings reads a configuration file, or returns the defaults where it has no name.
+func loadSettings(path string) (settings config.Config, err error) {
+	settings = config.Default()
+	if path != "" {
+		if settings, err = config.Load(path); err != nil {
+			return settings, err
+		}
+	}
+	for _, pattern := range settings.Devices.Forgeable() {
+		klog.Background().Info("devices.allow has a pattern of links that the content of a disk can decide; whoever writes to a disk can forge them", "pattern", pattern)
+	}
+	return settings, nil
+}
+
+// newPublisher returns the publisher, and clears up what an earlier run has left.
+func newPublisher(ctx context.Context, stateDir string, sysfs blockdev.Sysfs) (*publish.Publisher, error) {
+	publisher, err := publish.New(stateDir, sysfs)
+	if err != nil {
+		return nil, err
+	}
+	if err := publisher.Recover(); err != nil {
+		// rawblockctl doctor finds what is left.
+		klog.FromContext(ctx).Error(err, "Cannot end the loop devices that an earlier run has left")
+	}
+	return publisher, nil
 }
 
 // flagSet are the flags of the command line, which set f.

@@ -40,7 +40,13 @@ func (d *Device) LoopID() LoopID { return LoopID{d.number.Minor, d.seq} }
 //
 // Errors: volume.ErrExhausted where the kernel gives out no loop device.
 func (d *Device) Hold(owner string) (LoopID, error) {
-	hold, err := d.attachOver(holdPrefix + owner)
+	// By the kernel's own node: one that is mounted at a target would keep that busy.
+	own, err := OpenNumber(d.number, d.sysfs)
+	if err != nil {
+		return LoopID{}, err
+	}
+	defer own.Close()
+	hold, err := own.attachOver(holdPrefix + owner)
 	if err != nil {
 		return LoopID{}, fmt.Errorf("hold %s: %w", d, err)
 	}
@@ -111,8 +117,8 @@ func (s Sysfs) ReleaseLoop(id LoopID) error {
 	return clearReadOnly(loop.file)
 }
 
-// ReleaseHolds ends what an owner holds a loop device with, by the labels: nobody is
-// given a hold, and whoever gives that label to a loop device of his own loses it.
+// ReleaseHolds ends what an owner, or with "" whoever, holds a loop device with, by the
+// labels: nobody is given a hold, and who gives that label to a loop device loses it.
 func (s Sysfs) ReleaseHolds(number linux.DeviceNumber, owner string) error {
 	minors, err := s.loopsOver(linux.LoopPath(number.Minor))
 	if err != nil {
@@ -124,7 +130,7 @@ func (s Sysfs) ReleaseHolds(number linux.DeviceNumber, owner string) error {
 		if errors.Is(err, volume.ErrNotFound) {
 			continue
 		}
-		if err == nil && loop.IsHold && loop.Device == number && loop.Label == holdPrefix+owner {
+		if err == nil && loop.IsHold && loop.Device == number && (owner == "" || loop.Label == holdPrefix+owner) {
 			err = s.ReleaseLoop(loop.ID)
 		}
 		failed = append(failed, err)

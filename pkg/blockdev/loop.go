@@ -202,6 +202,10 @@ func (l *Loops) Detach(ctx context.Context, file linux.Descriptor) (inUse bool, 
 	if err := clearLoop(minor, info.ID); err != nil {
 		return false, fmt.Errorf("detach loop device %d: %w", minor, err)
 	}
+	// Whose record was lost: what is detached is held for nobody.
+	if err := l.sysfs.ReleaseHolds(linux.DeviceNumber{Major: linux.LoopMajor, Minor: minor}, ""); err != nil {
+		return false, err
+	}
 	crashpoint.Here("loop device detached")
 	l.mu.Lock()
 	delete(l.seen, info.ID)

@@ -158,7 +158,7 @@ func allowIn(path string, list []rule, added string) error {
 	if err != nil {
 		return ignoreGone(err)
 	}
-	defer below.Close()
+	defer below.Close() //nolint:errcheck // It is written by one call, which tells.
 	its, err := rules{ledger{file: below}}.lines()
 	if err != nil || !sameRules(its, list) {
 		return ignoreGone(err)
