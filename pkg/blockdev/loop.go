@@ -80,7 +80,7 @@ func (l *Loops) Attach(file linux.Descriptor, options LoopOptions) (device *Devi
 }
 
 // adopt verifies that the device is the one of a file, and sets back what those may have
-// changed who have it open, as a pod does (docs/explanation/loop-control.md).
+// changed who have it open, as a pod does (docs/adr/0021-holds.md).
 func (d *Device) adopt(file linux.FileInfo, options LoopOptions) (linux.LoopStatus, error) {
 	status, err := linux.StatusOfLoop(d.file)
 	if err != nil {

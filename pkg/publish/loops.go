@@ -22,13 +22,14 @@ import (
 const (
 	holdRecord = "hold"
 	viewPrefix = "view-"
+	noTarget   = "-" // No field of a record is empty.
 )
 
 // loops are a loop device that is handed out, and the one that holds it.
 type loops struct {
 	handedOut, hold blockdev.LoopID
 	bootID          string
-	// target is that of a view.
+	// target is that of a view; noTarget stands for that of a staged device.
 	target string
 }
 
@@ -90,7 +91,7 @@ func (p *Publisher) holdStaged(records records, device *blockdev.Device) error {
 		return err
 	}
 	crashpoint.Here("staged device held")
-	text := loops{handedOut: device.LoopID(), hold: hold, bootID: p.bootID}.String()
+	text := loops{device.LoopID(), hold, p.bootID, noTarget}.String()
 	if err := records.write(holdRecord, text); err != nil {
 		return errors.Join(err, p.sysfs.ReleaseLoop(hold))
 	}

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/rawblock-csi/rawblock-csi/pkg/blockdev"
 	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
 )
@@ -118,4 +119,14 @@ func FuzzParsePublication(f *testing.F) {
 			t.Errorf("%q is read as %+v, and that as %+v, %v", text, record, again, err)
 		}
 	})
+}
+
+// A record of loop devices that cannot be read back would leave them behind.
+func TestLoopsAreReadBack(t *testing.T) {
+	for _, target := range []string{noTarget, "/var/lib/kubelet/a target"} {
+		want := loops{blockdev.LoopID{Minor: 1, Seq: 2}, blockdev.LoopID{Minor: 3, Seq: 4}, "boot", target}
+		if got, err := parseLoops(want.String()); err != nil || got != want {
+			t.Errorf("got %v (%v), want %v", got, err, want)
+		}
+	}
 }
