@@ -1,0 +1,185 @@
+package attack
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"golang.org/x/sys/unix"
+
+	"github.com/rawblock-csi/rawblock-csi/test/rig"
+)
+
+// A pod whose volume is read-only has a loop device of its own, and may do with it what
+// the loop driver lets it. It wants another pod to take that one, or to keep it.
+func TestAttackReadOnlyView(t *testing.T) {
+	t.Run("label of the victim's target, and another file", victimTakesNoForeignView)
+	t.Run("label of another reader's target", readerTakesNoForeignView)
+	t.Run("changed views do not leak", changedViewsDoNotLeak)
+	t.Run("republishing sets a view back", republishSetsBack)
+	t.Run("detached view keeps its number", detachedViewKeepsItsNumber)
+	t.Run("detached volume keeps its number", detachedVolumeKeepsItsNumber)
+}
+
+// onceLabel is the label by which the plugin once knew the view of a target.
+func onceLabel(t *testing.T, volume *rig.Volume, target string, disk *rig.Disk) string {
+	t.Helper()
+	seq, err := os.ReadFile(filepath.Join("/sys/block", filepath.Base(disk.Path), "diskseq"))
+	rig.Must(t, err)
+	number, err := strconv.ParseUint(strings.TrimSpace(string(seq)), 10, 64)
+	rig.Must(t, err)
+	hash := sha256.Sum256([]byte(volume.ID + "\x00" + target))
+	return "rawblock-ro:" + hex.EncodeToString(hash[:16]) + ":" + strconv.FormatUint(number, 16)
+}
+
+// read stages and publishes a volume read-only until the test ends, and returns the target.
+func read(t *testing.T, volume *rig.Volume, pod string) string {
+	t.Helper()
+	target := volume.Target(t, pod)
+	takeDown(t, volume, target)
+	ctx := rig.Context(t)
+	rig.Must(t, volume.Stage(ctx))
+	rig.Must(t, volume.PublishReadOnly(ctx, target))
+	return target
+}
+
+// takeDown unpublishes and unstages a volume when the test ends.
+func takeDown(t *testing.T, volume *rig.Volume, target string) {
+	t.Helper()
+	ctx := context.WithoutCancel(t.Context())
+	t.Cleanup(func() {
+		if err := errors.Join(volume.Unpublish(ctx, target), volume.Unstage(ctx)); err != nil {
+			t.Errorf("take down %s: %v", volume.ID, err)
+		}
+	})
+}
+
+func victimTakesNoForeignView(t *testing.T) {
+	plugin, own, disk := rig.NewPlugin(t, nil), rig.NewDisk(t, volumeSize), rig.NewDisk(t, volumeSize)
+	rig.WriteAt(t, disk.Path, secret, 0)
+	attacker, victim := plugin.NewVolume(t, "attacker", own.Path), plugin.NewVolume(t, "victim", disk.Path)
+	mine, theirs := read(t, attacker, "attacker"), victim.Target(t, "victim")
+	changeFile(t, mine, bait(t, volumeSize))
+	relabel(t, mine, onceLabel(t, victim, theirs, disk))
+	read(t, victim, "victim")
+	shows(t, "the victim", theirs, secret)
+	if deviceAt(t, mine) == deviceAt(t, theirs) {
+		t.Error("the victim has the attacker's device")
+	}
+}
+
+func readerTakesNoForeignView(t *testing.T) {
+	plugin, disk, ctx := rig.NewPlugin(t, nil), rig.NewDisk(t, volumeSize), rig.Context(t)
+	rig.WriteAt(t, disk.Path, secret, 0)
+	volume := plugin.NewVolume(t, "vol", disk.Path)
+	volume.Mode = csi.VolumeCapability_AccessMode_MULTI_NODE_READER_ONLY
+	mine, theirs := read(t, volume, "attacker"), volume.Target(t, "victim")
+	relabel(t, mine, onceLabel(t, volume, theirs, disk))
+	rig.Must(t, volume.PublishReadOnly(ctx, theirs))
+	t.Cleanup(func() { rig.Must(t, volume.Unpublish(context.WithoutCancel(ctx), theirs)) })
+	changeFile(t, mine, bait(t, volumeSize))
+	shows(t, "the victim", theirs, secret)
+}
+
+func changedViewsDoNotLeak(t *testing.T) {
+	plugin := rig.NewPlugin(t, nil)
+	for _, way := range []string{"label", "file", "both"} {
+		disk, ctx, own := rig.NewDisk(t, volumeSize), rig.Context(t), bait(t, volumeSize)
+		volume := plugin.NewVolume(t, "vol-"+way, disk.Path)
+		target := volume.Target(t, "attacker")
+		rig.Must(t, volume.Stage(ctx))
+		rig.Must(t, volume.PublishReadOnly(ctx, target))
+		if way != "label" {
+			changeFile(t, target, own)
+		}
+		if way != "file" {
+			relabel(t, target, "mine")
+		}
+		rig.Must(t, volume.Unpublish(ctx, target))
+		rig.Must(t, volume.Unstage(ctx))
+		for _, path := range []string{disk.Path, own} {
+			for _, left := range loopsOver(t, path) {
+				t.Errorf("%s changed: /dev/%s is left over %s", way, left, path)
+				detach(t, "/dev/"+left)
+			}
+		}
+	}
+}
+
+func republishSetsBack(t *testing.T) {
+	plugin, disk, ctx := rig.NewPlugin(t, nil), rig.NewDisk(t, volumeSize), rig.Context(t)
+	rig.WriteAt(t, disk.Path, secret, 0)
+	volume := plugin.NewVolume(t, "vol", disk.Path)
+	target := read(t, volume, "attacker")
+	number := deviceAt(t, target)
+	changeFile(t, target, bait(t, volumeSize))
+	relabel(t, target, "mine")
+	shows(t, "the attacker", target, baited)
+	rig.Must(t, volume.Stage(ctx))
+	rig.Must(t, volume.PublishReadOnly(ctx, target))
+	holdsPastCache(t, target, number)
+}
+
+func detachedViewKeepsItsNumber(t *testing.T) {
+	plugin, disk, ctx := rig.NewPlugin(t, nil), rig.NewDisk(t, volumeSize), rig.Context(t)
+	rig.WriteAt(t, disk.Path, secret, 0)
+	volume := plugin.NewVolume(t, "vol", disk.Path)
+	target := read(t, volume, "attacker")
+	number := deviceAt(t, target)
+	detach(t, target)
+	other := rig.NewDisk(t, volumeSize)
+	tenant := plugin.NewVolume(t, "tenant", other.Path)
+	if got := deviceAt(t, read(t, tenant, "tenant")); got == number {
+		t.Errorf("the next tenant has the device %#x of the attacker's target", got)
+	}
+	if got := unix.Mkdev(7, other.Number().Minor); got == number {
+		t.Errorf("the next disk has the device %#x of the attacker's target", got)
+	}
+	rig.Must(t, volume.Stage(ctx))
+	rig.Must(t, volume.PublishReadOnly(ctx, target))
+	holdsPastCache(t, target, number)
+	staysAfterUse(t, target)
+}
+
+func detachedVolumeKeepsItsNumber(t *testing.T) {
+	node, ctx := newNode(t), rig.Context(t)
+	attacker, victim := node.create(t, "files", "attacker"), node.create(t, "files", victimName)
+	mine := use(t, attacker, "attacker")
+	number := deviceAt(t, mine)
+	rig.WriteAt(t, mine, baited, 0)
+	detach(t, mine)
+	theirs := use(t, victim, "victim")
+	rig.WriteAt(t, theirs, secret, 0)
+	if deviceAt(t, theirs) == number {
+		t.Errorf("the victim has the device %#x of the attacker's target", number)
+	}
+	shows(t, "the attacker", mine, baited)
+	rig.Must(t, attacker.Stage(ctx))
+	rig.Must(t, attacker.Publish(ctx, mine))
+	shows(t, "the attacker", mine, baited)
+	staysAfterUse(t, mine)
+}
+
+// holdsPastCache is as holds, for what may have been cached before.
+func holdsPastCache(t *testing.T, target string, number uint64) {
+	t.Helper()
+	if got := deviceAt(t, target); got != number {
+		t.Errorf("the target shows device %#x, not %#x", got, number)
+	}
+	shows(t, "the pod", target, secret)
+}
+
+// staysAfterUse fails the test where a loop device goes with its last user.
+func staysAfterUse(t *testing.T, path string) {
+	t.Helper()
+	if status := statusOf(t, path); status.Flags&unix.LO_FLAGS_AUTOCLEAR != 0 {
+		t.Errorf("%s still goes with its last user", path)
+	}
+}
