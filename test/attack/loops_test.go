@@ -67,11 +67,6 @@ func statusOf(t *testing.T, path string) unix.LoopInfo64 {
 	return *status
 }
 
-func labelOf(status unix.LoopInfo64) string {
-	label, _, _ := bytes.Cut(status.File_name[:], []byte{0})
-	return string(label)
-}
-
 // bait makes a file of the attacker's, of a size, that goes with its test.
 func bait(t *testing.T, size int64) string {
 	t.Helper()
