@@ -1,7 +1,6 @@
 package attack
 
 import (
-	"bytes"
 	"os"
 	"path/filepath"
 	"strings"
