@@ -71,7 +71,7 @@ runtimes: deps ## Attach devices to pods of a real containerd, and to units of a
 
 .PHONY: attack
 attack: deps ## Play an attacker on real devices and containers. As root.
-	go test -race -count=1 -p 1 -run='^TestAttack' $(TESTFLAGS) ./test/attack
+	go test -race -count=1 -p 1 -run='^TestAttack' $(TESTFLAGS) ./test/attack ./test/hotplug
 
 .PHONY: doctor
 doctor: deps ## Plant each leftover that rawblockctl doctor knows, and see it found and mended. As root.
@@ -84,10 +84,10 @@ test-vm: deps ## Run the tests that need real disks, in guest machines. As root.
 # What each landing shows of the guests and of the cluster; `make periodic` runs all of
 # them. Chosen is what nothing else has and what broke most often: a disk that is pulled
 # out at each step of a volume's life, names that change places over a reboot, whether a
-# disk is free, LVM and encryption end to end, systemd's device programs, and the attacks.
+# disk is free, encryption end to end, systemd's device programs, and the attacks.
 # Left out is the same contract on more buses, hung disks, and crashes in a guest, whose
 # counterparts on loop devices (`make test`, `make crash`) every landing runs.
-GATE_GUESTS  := ^TestVM(Attack|Machine|Removal|Identity|DisksThatChangePlaces|LVMFaults|Encryption|HotAttachSystemd)
+GATE_GUESTS  := ^TestVM(Attack|Machine|Removal|Identity|DisksThatChangePlaces|Encryption|HotAttachSystemd)
 # Of the cluster: the life of a claim as users know it, growth and snapshots, a pod that
 # is deleted by force or while kubelet is down, a reboot, an attachment, the tutorial.
 GATE_CLUSTER := ^Test(DataOutlivesPod|VolumeGrowsInUse|ReadOnlyUse|ReadWriteOncePod|PodDeletedByForce|PodDeletedWhileKubeletIsDown|NodeRebooted|SnapshotIsRestored|VolumeForDisk|AttachmentPod|AttachmentOutlivesPlugin|Tutorial)$$
