@@ -142,6 +142,10 @@ func (p *Pool) examine(disk blockdev.Disk) (*member, error) {
 	case errors.Is(err, gpt.ErrNone):
 		m.table, err = p.adopt(device, disk)
 	case err == nil:
+		// A pod that has the whole disk can write any claim.
+		if err := device.CheckUnexposed(); err != nil {
+			return nil, err
+		}
 		m.table, err = found.Table, p.checkClaim(&found, raw)
 	case errors.Is(err, gpt.ErrDamaged):
 		err = refusef(occupied, "%v", err)

@@ -37,6 +37,7 @@ func TestReport(t *testing.T) {
 	}
 	want := host.Group{
 		Name: vg, ExtentSize: extent, Size: 62 * rig.MiB, Free: (62 - 8 - 16 - 4 - 4) * rig.MiB, // The last: spare metadata.
+		Disks: []string{m.disks[0].Path, m.disks[1].Path},
 		Volumes: []host.Volume{
 			{Name: "thick", Size: 8 * rig.MiB, Tags: []string{"a=1", "b/c"}, Extents: []string{m.disks[0].Path + ":0-3", m.disks[1].Path + ":0-3"}},
 			{Name: "tp", Size: 16 * rig.MiB, Thin: &host.ThinPool{ChunkSize: 128 << 10, MetadataSize: 4 * rig.MiB, Zero: true, Active: true}},
@@ -53,7 +54,7 @@ func TestReport(t *testing.T) {
 	}
 	t.Log(run(t, "lvm", "fullreport", "--reportformat", "json", "--units", "b", "--nosuffix", "--binary",
 		"--configreport", "vg", "--options", "vg_name,vg_uuid,vg_size,vg_extent_size,vg_exported,vg_permissions",
-		"--configreport", "pv", "--options", "pv_uuid,pv_free,pv_missing,pv_allocatable",
+		"--configreport", "pv", "--options", "pv_name,pv_uuid,pv_free,pv_missing,pv_allocatable",
 		"--configreport", "lv", "--options", "lv_name,lv_uuid,lv_size,lv_tags,pool_lv,lv_layout,lv_metadata_size,lv_when_full,data_percent,metadata_percent,lv_health_status,lv_check_needed",
 		"--configreport", "seg", "--options", "lv_uuid,chunk_size,zero,seg_pe_ranges", "--configreport", "pvseg", "--select", `pv_name=""`, vg))
 	rig.Must(t, l.Remove(ctx, vg, uuids["thick"]))
