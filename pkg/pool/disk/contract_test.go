@@ -26,6 +26,7 @@ func TestContract(t *testing.T) {
 		"whole disks":                {disk.LayoutWhole, 512, []int64{72 * rig.MiB, 80 * rig.MiB, 88 * rig.MiB}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel() // Each has disks of its own, and mostly waits for them.
 			contract.Suite{
 				New: func(t testing.TB) contract.Medium {
 					m := &disks{layout: test.layout}

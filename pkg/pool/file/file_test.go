@@ -57,6 +57,7 @@ func TestContract(t *testing.T) {
 		"a filesystem in RAM": {"tmpfs", 64 * rig.MiB, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel() // Each has disks of its own, and mostly waits for them.
 			contract.Suite{
 				New: func(t testing.TB) contract.Medium {
 					return &medium{options: file.Options{Directory: directory(t, test.filesystem), Capacity: test.capacity}}
