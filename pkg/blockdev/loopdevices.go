@@ -147,7 +147,8 @@ func (s Sysfs) DetachLoop(device LoopDevice) error {
 	if err := linux.ClearLoop(loop); err != nil && !errors.Is(err, syscall.ENXIO) {
 		return fmt.Errorf("detach %s: %w", device.Path, err)
 	}
-	return nil
+	// A hold would keep it: what is detached is held for nobody.
+	return s.ReleaseHolds(device.Number, "")
 }
 
 // How often, and how far apart, a loop device is claimed: whoever looks for a free one
