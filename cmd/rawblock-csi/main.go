@@ -24,7 +24,6 @@ import (
 	"github.com/rawblock-csi/rawblock-csi/pkg/config"
 	"github.com/rawblock-csi/rawblock-csi/pkg/driver"
 	"github.com/rawblock-csi/rawblock-csi/pkg/health"
-	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
 	"github.com/rawblock-csi/rawblock-csi/pkg/pool/static"
 	"github.com/rawblock-csi/rawblock-csi/pkg/program"
 	"github.com/rawblock-csi/rawblock-csi/pkg/publish"
@@ -46,7 +45,7 @@ type flags struct {
 }
 
 func main() {
-	err := linux.CheckOwnRights()
+	err := config.CheckCaller()
 	if err == nil {
 		err = run(os.Args[1:], os.Stdout, os.Stderr)
 	}

@@ -14,14 +14,14 @@ import (
 	"os/signal"
 	"syscall"
 
-	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
+	"github.com/rawblock-csi/rawblock-csi/pkg/config"
 )
 
 // version is set by the linker.
 var version = "unknown"
 
 func main() {
-	if err := linux.CheckOwnRights(); err != nil {
+	if err := config.CheckCaller(); err != nil {
 		say(os.Stderr, err)
 		os.Exit(exitUsage)
 	}
