@@ -50,7 +50,7 @@ PLAIN := CGO_ENABLED=0 go test -trimpath -vet=off -count=1
 # wait for the lock, which is part of the time that go test prints for them.
 test-devices:
 	@mkdir -p $(BIN)
-	go test -race -vet=off -count=1 -p 3 -parallel=4 -exec='flock -o $(BIN)/devices.lock' -skip='$(RUNTIMES)' $(TESTFLAGS) \
+	go test -race -vet=off -count=1 -p 3 -exec='flock -o $(BIN)/devices.lock' -skip='$(RUNTIMES)' $(TESTFLAGS) \
 		$$(go list ./... | grep -vE -e '$(OTHERS)' $(patsubst ./%,-e '/%$$',$(FILES)))
 
 .PHONY: test-files

@@ -77,10 +77,24 @@ func (m *Manager) claim(one record, device *blockdev.Device) error {
 	mode := volume.SingleNodeWriter
 	if one.Shared {
 		mode = volume.MultiNodeMultiWriter
-	} else if err := device.CheckUnexposed(); err != nil {
+	} else if err := m.checkUnexposed(device); err != nil {
 		return err
 	}
 	return m.volumes.Stage(one.claimID(), device, mode)
+}
+
+// checkUnexposed returns an error where the device is handed out as it is. A staged loop
+// device is held by another one, of which an administrator knows nothing: so the volume
+// is named, where there is one.
+func (m *Manager) checkUnexposed(device *blockdev.Device) error {
+	volumeID, staged, err := m.volumes.StagedAs(device)
+	if err != nil {
+		return err
+	}
+	if staged {
+		return fmt.Errorf("%w: device %s is staged as volume %s; attach that volume by its ID, or unstage it first", volume.ErrInUse, device, volumeID)
+	}
+	return device.CheckUnexposed()
 }
 
 // claimID is what the device is staged as.

@@ -36,6 +36,8 @@ type volumes interface {
 	// OpenStaged opens the device that is staged as the volume, and tells with
 	// which access mode it is. Errors: volume.ErrNotFound, volume.ErrMismatch.
 	OpenStaged(volumeID string) (*blockdev.Device, volume.AccessMode, error)
+	// StagedAs returns as which volume the device is staged.
+	StagedAs(device *blockdev.Device) (volumeID string, found bool, err error)
 	// Targets returns where the volume is published.
 	Targets(volumeID string) ([]string, error)
 	// PublishedFor returns what is published for a pod: by volume_id, whether only

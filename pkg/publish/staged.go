@@ -3,6 +3,7 @@ package publish
 import (
 	"path/filepath"
 
+	"github.com/rawblock-csi/rawblock-csi/pkg/blockdev"
 	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
 )
@@ -43,4 +44,15 @@ func (p *Publisher) AllStaged() ([]Staged, error) {
 		}
 	}
 	return all, nil
+}
+
+// StagedAs returns as which volume a device is staged.
+func (p *Publisher) StagedAs(device *blockdev.Device) (volumeID string, found bool, err error) {
+	all, err := p.AllStaged()
+	for _, one := range all {
+		if one.Number == device.Number() && one.DiskSeq == device.DiskSeq() {
+			return one.VolumeID, true, err
+		}
+	}
+	return "", false, err
 }
