@@ -112,7 +112,13 @@ func hungFUSE(t *testing.T) *os.File {
 // deadXFS mounts a filesystem, opens a file, and shuts the filesystem down.
 func deadXFS(t *testing.T) *os.File {
 	t.Helper()
-	folder := rig.Filesystem(t, "xfs", 320*rig.MiB)
+	// Not the rig's own mount, which is looked at when it is taken down.
+	disk, folder := rig.NewDisk(t, 320*rig.MiB), t.TempDir()
+	if output, err := exec.CommandContext(t.Context(), "mkfs.xfs", "-q", disk.Path).CombinedOutput(); err != nil {
+		t.Fatalf("mkfs.xfs: %v: %s", err, output)
+	}
+	rig.Must(t, unix.Mount(disk.Path, folder, "xfs", 0, ""))
+	t.Cleanup(func() { rig.Must(t, unix.Unmount(folder, unix.MNT_DETACH)) })
 	rig.Must(t, os.WriteFile(folder+"/file", []byte("x"), 0o600))
 	file := open(t, folder+"/file", unix.O_RDONLY)
 	root := open(t, folder, unix.O_RDONLY)
