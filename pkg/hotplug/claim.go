@@ -77,7 +77,7 @@ func (m *Manager) claim(one record, device *blockdev.Device) error {
 	mode := volume.SingleNodeWriter
 	if one.Shared {
 		mode = volume.MultiNodeMultiWriter
-	} else if err := m.checkUnexposed(device); err != nil {
+	} else if err := m.checkUnexposed(one, device); err != nil {
 		return err
 	}
 	return m.volumes.Stage(one.claimID(), device, mode)
@@ -85,11 +85,15 @@ func (m *Manager) claim(one record, device *blockdev.Device) error {
 
 // checkUnexposed returns an error where the device is handed out as it is. A staged loop
 // device is held by another one, of which an administrator knows nothing: so the volume
-// is named, where there is one.
-func (m *Manager) checkUnexposed(device *blockdev.Device) error {
+// is named, where there is one. An attachment that is restored has its claim already, and
+// finds its own hold.
+func (m *Manager) checkUnexposed(one record, device *blockdev.Device) error {
 	volumeID, staged, err := m.volumes.StagedAs(device)
 	if err != nil {
 		return err
+	}
+	if staged && volumeID == one.claimID() {
+		return device.CheckUnpublished()
 	}
 	if staged {
 		return fmt.Errorf("%w: device %s is staged as volume %s; attach that volume by its ID, or unstage it first", volume.ErrInUse, device, volumeID)
