@@ -1,6 +1,8 @@
 package identity
 
 import (
+	"fmt"
+	"os"
 	"path/filepath"
 	"testing"
 
@@ -81,6 +83,9 @@ func TestFirstBoot(t *testing.T) {
 func TestSecondBoot(t *testing.T) {
 	for bus, d := range swapped {
 		t.Run(string(bus), func(t *testing.T) {
+			if bus == machine.SCSI {
+				exchangeNames(t, d.pooled, d.named)
+			}
 			run(t, "udevadm", "settle")
 			pooled, named := nameOf(t, d.pooled), nameOf(t, d.named)
 			pool := openPool(t, byNames(pooled, named))
@@ -96,6 +101,34 @@ func TestSecondBoot(t *testing.T) {
 			if got := rig.ReadAt(t, "/dev/disk/by-id/"+d.link, 14, 0); got != "named, and was" {
 				t.Errorf("the link leads to %q", got)
 			}
+		})
+	}
+}
+
+// exchangeNames gives each of two SCSI disks the name that the other had before the boot,
+// unless it has it already: disks that are found together are probed at once, and named in
+// the order in which that ends.
+func exchangeNames(t *testing.T, first, second string) {
+	t.Helper()
+	a, b := nameOf(t, first), nameOf(t, second)
+	if rig.ReadAt(t, "/dev/"+b, 15+len(b), 0) == "named, and was "+a {
+		return
+	}
+	devices := map[string]string{}
+	for _, name := range []string{a, b} {
+		device, err := filepath.EvalSymlinks("/sys/block/" + name + "/device")
+		rig.Must(t, err)
+		devices[name] = filepath.Base(device)
+		rig.Must(t, os.WriteFile(device+"/delete", []byte("1"), 0))
+	}
+	for _, name := range []string{max(a, b), min(a, b)} {
+		var host, channel, target, unit int
+		_, err := fmt.Sscanf(devices[name], "%d:%d:%d:%d", &host, &channel, &target, &unit)
+		rig.Must(t, err)
+		rig.Must(t, os.WriteFile(fmt.Sprintf("/sys/class/scsi_host/host%d/scan", host), fmt.Appendf(nil, "%d %d %d", channel, target, unit), 0))
+		rig.Eventually(t, func() error {
+			_, err := os.Stat("/sys/bus/scsi/devices/" + devices[name] + "/block")
+			return err
 		})
 	}
 }
