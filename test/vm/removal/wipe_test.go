@@ -83,8 +83,11 @@ func TestPulledDuringCreateVolume(t *testing.T) {
 			}
 			n.wantVolumes(t, want...)
 			for _, volume := range want[1:] {
-				_, err := n.DeleteVolume(rig.Context(t), &csi.DeleteVolumeRequest{VolumeId: volume.ID})
-				rig.Must(t, err)
+				// It is repeated while udev looks at the new partition.
+				rig.Eventually(t, func() error {
+					_, err := n.DeleteVolume(rig.Context(t), &csi.DeleteVolumeRequest{VolumeId: volume.ID})
+					return err
+				})
 			}
 			n.waitForDisks(t, 2)
 			n.wantCapacity(t, bystanderSize-bystanderVolume+victimSize-2*overhead)
