@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
@@ -120,7 +121,7 @@ func (s Sysfs) ReleaseLoop(id LoopID) error {
 // ReleaseHolds ends what an owner, or with "" whoever, holds a loop device with, by the
 // labels: nobody is given a hold, and who gives that label to a loop device loses it.
 func (s Sysfs) ReleaseHolds(number linux.DeviceNumber, owner string) error {
-	minors, err := s.loopsOver(linux.LoopPath(number.Minor))
+	minors, err := s.loopsOver("/" + filepath.Base(linux.LoopPath(number.Minor)))
 	if err != nil {
 		return err
 	}

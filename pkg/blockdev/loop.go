@@ -267,7 +267,7 @@ func (l *Loops) find(file linux.Descriptor, id linux.FileID) (minor uint32, foun
 			return minor, true, nil
 		}
 	}
-	candidates, err := l.sysfs.loopsOver(file.Name())
+	candidates, err := l.sysfs.loopsOver(filepath.Join("/", filepath.Base(filepath.Dir(file.Name())), filepath.Base(file.Name())))
 	if err != nil {
 		return 0, false, err
 	}
@@ -288,16 +288,16 @@ func (l *Loops) find(file linux.Descriptor, id linux.FileID) (minor uint32, foun
 	return minor, found, nil
 }
 
-// loopsOver returns the loop devices whose backing file could be the one at a
-// path: whoever opens a device keeps it from being detached, so others are left
-// alone. Only the end of the path counts, since the kernel tells the path as seen
-// from a mount namespace that may be gone.
-func (s Sysfs) loopsOver(path string) ([]uint32, error) {
+// loopsOver returns the loop devices of which the path of the backing file ends so:
+// whoever opens a device keeps it from being detached, so others are left alone. Only the
+// end can be known: the kernel tells the path in the mount by which the file was opened,
+// and where the namespace of that has gone (that of a container of the plugin), without the
+// place where it was mounted.
+func (s Sysfs) loopsOver(end string) ([]uint32, error) {
 	minors, err := s.loops()
 	if err != nil {
 		return nil, err
 	}
-	end := filepath.Join("/", filepath.Base(filepath.Dir(path)), filepath.Base(path))
 	var candidates []uint32
 	for _, minor := range minors {
 		backing, err := os.ReadFile(s.path("block", filepath.Base(linux.LoopPath(minor)), "loop", "backing_file"))

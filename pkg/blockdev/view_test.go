@@ -2,7 +2,9 @@ package blockdev_test
 
 import (
 	"errors"
+	"fmt"
 	"os"
+	"runtime"
 	"strings"
 	"testing"
 	"unsafe"
@@ -156,6 +158,54 @@ func TestHoldKeepsTheNumber(t *testing.T) {
 	wantView(t, id, disk, true)
 	rig.Must(t, sysfs.ReleaseLoop(id))
 	wantView(t, id, disk, false)
+}
+
+// The plugin that made a hold was a container, which has ended: of the path of what is held
+// the kernel tells only the end.
+func TestHoldOfAnEndedContainer(t *testing.T) {
+	device := open(t, rig.NewDisk(t, rig.MiB).Path)
+	var hold blockdev.LoopID
+	held := make(chan error, 1)
+	go onThreadOfItsOwn(func() {
+		err := unix.Unshare(unix.CLONE_NEWNS)
+		if err == nil {
+			err = errors.Join(unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""), unix.Mount("/dev", "/dev", "", unix.MS_BIND, ""))
+		}
+		if err == nil {
+			hold, err = device.Hold("owner")
+		}
+		held <- err
+	})
+	rig.Must(t, <-held)
+	t.Cleanup(func() { rig.Must(t, sysfs.ReleaseLoop(hold)) })
+	rig.Eventually(t, func() error {
+		path, err := os.ReadFile(fmt.Sprintf("/sys/block/loop%d/loop/backing_file", hold.Minor))
+		if err == nil && strings.HasPrefix(string(path), "/dev/") {
+			err = fmt.Errorf("its namespace is still there: %s", path)
+		}
+		return err
+	})
+	rig.Must(t, sysfs.ReleaseHolds(device.Number(), "owner"))
+	if held, err := sysfs.IsOver(hold, device.Number()); held || err != nil {
+		t.Errorf("after it was released, it is held: %t (%v)", held, err)
+	}
+}
+
+// onThreadOfItsOwn runs f on a thread that ends with it, and its namespaces with that. The
+// process's first thread never ends.
+func onThreadOfItsOwn(f func()) {
+	runtime.LockOSThread()
+	if unix.Gettid() != unix.Getpid() {
+		f()
+		return
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		onThreadOfItsOwn(f)
+	}()
+	<-done
+	runtime.UnlockOSThread()
 }
 
 func setStatus(loop *os.File, status unix.LoopInfo64, label string) error {
