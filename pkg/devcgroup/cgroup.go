@@ -126,7 +126,10 @@ func (c *Cgroup) Allows(number linux.DeviceNumber, access Access) (bool, error) 
 // allow it, or the container's programs cannot be extended.
 func (c *Cgroup) Allow(ctx context.Context, number linux.DeviceNumber, access Access) error {
 	allowed, err := c.Allows(number, access)
-	if err != nil || allowed {
+	if err != nil {
+		return err
+	}
+	if granted, err := c.hasGranted(number); err != nil || allowed && !granted {
 		return err
 	}
 	for _, folder := range c.folders {
@@ -141,6 +144,17 @@ func (c *Cgroup) Allow(ctx context.Context, number linux.DeviceNumber, access Ac
 		return errors.Join(err, c.Revoke(context.WithoutCancel(ctx), number))
 	}
 	return nil
+}
+
+// hasGranted reports whether anything was granted of the device: the cgroups below may
+// lack it then, though the container's own has it.
+func (c *Cgroup) hasGranted(number linux.DeviceNumber) (bool, error) {
+	for _, folder := range c.folders {
+		if added, err := folder.grants().read(number); err != nil || added != 0 {
+			return added != 0, err
+		}
+	}
+	return false, nil
 }
 
 // Revoke takes away what Allow added for the device, and nothing else. It may be

@@ -4,9 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -106,11 +103,24 @@ func (r rules) allows(number linux.DeviceNumber, access Access) (bool, error) {
 	return false, err
 }
 
+// allow: the kernel lets a cgroup have what the one above has, so it begins there.
 func (r rules) allow(_ context.Context, number linux.DeviceNumber, access Access) error {
 	list, err := r.lines()
 	if err != nil {
 		return err
 	}
+	if err := r.allowHere(list, number, access); err != nil {
+		return err
+	}
+	// What the container's own rules allow, they allow below as well, or do not.
+	added, err := r.read(number)
+	if err != nil || added == 0 {
+		return err
+	}
+	return allowBelow(r.file, list, number, access)
+}
+
+func (r rules) allowHere(list []rule, number linux.DeviceNumber, access Access) error {
 	for _, one := range list {
 		if one.covers(number) && one.access&access == access {
 			return nil
@@ -124,65 +134,23 @@ func (r rules) allow(_ context.Context, number linux.DeviceNumber, access Access
 	if _, err := r.add(number, access); err != nil {
 		return err
 	}
-	err = linux.WriteFileAt(r.file, "devices.allow", line(number, access))
+	err := linux.WriteFileAt(r.file, "devices.allow", line(number, access))
 	if errors.Is(err, syscall.EPERM) {
 		return fmt.Errorf("%w: the cgroup above %s does not allow device %s itself", volume.ErrPrecondition, r.file.Name(), number)
 	}
 	if err != nil {
 		return fmt.Errorf("let the container open device %s: %w", number, err)
 	}
-	return allowBelow(r.file, list, line(number, access))
-}
-
-// allowBelow adds a rule to the cgroups below one that had the list of rules: one that is
-// made takes over those of the cgroup above, and no later ones. One that has other rules
-// than that is narrower on purpose, and stays so.
-func allowBelow(above *os.File, list []rule, added string) error {
-	entries, err := os.ReadDir(above.Name())
-	if err != nil {
-		return ignoreGone(err)
-	}
-	for _, entry := range entries {
-		if !entry.IsDir() {
-			continue
-		}
-		if err := allowIn(filepath.Join(above.Name(), entry.Name()), list, added); err != nil {
-			return fmt.Errorf("let the cgroup %s below the container's open the device: %w", entry.Name(), err)
-		}
-	}
 	return nil
 }
 
-func allowIn(path string, list []rule, added string) error {
-	below, err := os.Open(path)
-	if err != nil {
-		return ignoreGone(err)
-	}
-	defer below.Close() //nolint:errcheck // It is written by one call, which tells.
-	its, err := rules{ledger{file: below}}.lines()
-	if err != nil || !sameRules(its, list) {
-		return ignoreGone(err)
-	}
-	if err := linux.WriteFileAt(below, "devices.allow", added); err != nil {
-		return ignoreGone(err)
-	}
-	return allowBelow(below, list, added)
-}
-
-func sameRules(a, b []rule) bool {
-	return len(a) == len(b) && !slices.ContainsFunc(a, func(one rule) bool { return !slices.Contains(b, one) })
-}
-
-// ignoreGone drops the error that says that a cgroup has gone meanwhile.
-func ignoreGone(err error) error {
-	if isGone(err) {
-		return nil
-	}
-	return err
-}
-
-// revoke: the kernel takes it from the cgroups below as well.
+// revoke: the kernel takes it from the cgroups below as well, but with it whatever else
+// their rules for the device allow. So it begins with those, also with those that were made
+// later, with the rules that this one had then.
 func (r rules) revoke(_ context.Context, number linux.DeviceNumber, added Access) error {
+	if err := revokeBelow(r.file, number, added); err != nil {
+		return err
+	}
 	if err := linux.WriteFileAt(r.file, "devices.deny", line(number, added)); err != nil {
 		return fmt.Errorf("keep the container from device %s: %w", number, err)
 	}

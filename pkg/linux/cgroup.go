@@ -99,3 +99,35 @@ func Attributes(path string) ([]string, error) {
 		return names, nil
 	}
 }
+
+// Directories opens the directories in dir, which the caller closes. What is removed
+// meanwhile is left out.
+func Directories(dir Descriptor) ([]*os.File, error) {
+	listed, err := os.Open(descriptorPath(dir))
+	if err != nil {
+		return nil, err
+	}
+	defer listed.Close() //nolint:errcheck // Nothing was written.
+	entries, err := listed.ReadDir(-1)
+	if err != nil && !errors.Is(err, unix.ENOENT) {
+		return nil, &os.PathError{Op: "readdir", Path: dir.Name(), Err: err}
+	}
+	var found []*os.File
+	for _, one := range entries {
+		if !one.IsDir() {
+			continue
+		}
+		fd, err := unix.Openat(int(dir.Fd()), one.Name(), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENODEV) {
+			continue
+		}
+		if err != nil {
+			for _, other := range found {
+				other.Close() //nolint:errcheck,gosec // Nothing was written.
+			}
+			return nil, &os.PathError{Op: "openat", Path: entry(dir, one.Name()), Err: err}
+		}
+		found = append(found, os.NewFile(uintptr(fd), entry(dir, one.Name())))
+	}
+	return found, nil
+}
