@@ -71,7 +71,7 @@ runtimes: deps ## Attach devices to pods of a real containerd, and to units of a
 
 .PHONY: attack
 attack: deps ## Play an attacker on real devices and containers. As root.
-	go test -race -count=1 -p 1 -run='^TestAttack' $(TESTFLAGS) ./test/attack ./test/hotplug
+	go test -race -count=1 -p 1 -run='^TestAttack' $(TESTFLAGS) ./test/attack
 
 .PHONY: doctor
 doctor: deps ## Plant each leftover that rawblockctl doctor knows, and see it found and mended. As root.

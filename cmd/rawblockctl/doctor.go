@@ -50,6 +50,7 @@ Checks:
   OldRecord           a record of an earlier boot
   DamagedRecord       a record that cannot be read
   DeadAttachment      an attachment whose disk has gone, or a claim without one
+  NodeOnHost          the node of an attachment, made on the host and not in its container
   OrphanClaim         a disk belongs to a pool that is not configured
   DamagedTable        a copy of a disk's partition table is damaged
   FailedWipe          a space cannot be wiped

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/rawblock-csi/rawblock-csi/pkg/blockdev"
 	"github.com/rawblock-csi/rawblock-csi/pkg/doctor"
 	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
 	"github.com/rawblock-csi/rawblock-csi/pkg/pool/disk"
@@ -42,6 +43,7 @@ func TestDoctor(t *testing.T) {
 
 func (s specimen) test(t *testing.T, w *ward, running bool) {
 	subject, restore := s.plant(t, w)
+	planted := setUp(t)
 	if !running {
 		w.stop(t)
 	}
@@ -77,7 +79,12 @@ func (s specimen) test(t *testing.T, w *ward, running bool) {
 			t.Errorf("doctor --fix ended with %d and mended %v, want %v", code, checks, want)
 		}
 	}
-	s.healed(t, w, subject)
+	if s.detached {
+		wantDetached(t, subject, planted)
+	}
+	if s.healed != nil {
+		s.healed(t, w, subject)
+	}
 	w.wantNeighbours(t, "after doctor --fix")
 	if !running {
 		w.start(t)
@@ -109,13 +116,21 @@ func wantNothingAt(t *testing.T, path string) {
 	}
 }
 
-func wantNoLoop(t *testing.T, path string) {
+// setUp returns the loop devices of the machine.
+func setUp(t *testing.T) []blockdev.LoopDevice {
 	t.Helper()
 	loops, err := sysfs.LoopDevices()
 	rig.Must(t, err)
-	for _, loop := range loops {
-		if loop.Path == path {
-			t.Errorf("%s is still set up over %s", path, loop.Backing)
+	return loops
+}
+
+// wantDetached checks that a loop device that was set up before no longer is. Its number
+// may be another's by now.
+func wantDetached(t *testing.T, path string, before []blockdev.LoopDevice) {
+	t.Helper()
+	for _, now := range setUp(t) {
+		if now.Path == path && slices.ContainsFunc(before, func(l blockdev.LoopDevice) bool { return l.ID == now.ID }) {
+			t.Errorf("%s is still set up over %s", path, now.Backing)
 		}
 	}
 }

@@ -32,7 +32,10 @@ type specimen struct {
 	// alone are those that only a doctor without a plugin finds then: one with a plugin
 	// has given the device up.
 	alone []doctor.Check
-	// healed checks that it is gone, or still there, by other means.
+	// detached says that the subject is a loop device, which has to be gone.
+	detached bool
+	// healed checks that it is gone, or still there, by other means; nil where nothing is
+	// left to check.
 	healed func(t *testing.T, w *ward, subject string)
 }
 
@@ -114,7 +117,7 @@ var specimens = map[string]specimen{
 			rig.Must(t, os.RemoveAll(filepath.Dir(folder)))
 			return loop, done
 		},
-		healed: func(t *testing.T, _ *ward, subject string) { wantNoLoop(t, subject) },
+		detached: true,
 	},
 	"loop device of a volume that is not staged": {
 		check: doctor.StaleLoop,
@@ -123,8 +126,8 @@ var specimens = map[string]specimen{
 			loop := plantLoop(t, filepath.Join(w.files, "volumes/idle/data"), "rawblock:files/idle")
 			return loop, func(t *testing.T) { rig.Must(t, os.RemoveAll(filepath.Dir(filepath.Dir(p.note)))) }
 		},
-		healed: func(t *testing.T, w *ward, subject string) {
-			wantNoLoop(t, subject)
+		detached: true,
+		healed: func(t *testing.T, w *ward, _ string) {
 			if info, err := os.Stat(filepath.Join(w.files, "volumes/idle/data")); err != nil || info.Size() != 4*rig.MiB {
 				t.Errorf("the file of the volume is %v, %v", info, err)
 			}
@@ -141,7 +144,7 @@ var specimens = map[string]specimen{
 			rig.Must(t, unix.Unmount(p.target, 0))
 			return linux.LoopPath(info.Device.Minor), p.leave
 		},
-		healed: func(t *testing.T, _ *ward, subject string) { wantNoLoop(t, subject) },
+		detached: true,
 	},
 	"lock without its mount": {
 		check: doctor.StaleLock,
@@ -152,7 +155,7 @@ var specimens = map[string]specimen{
 			rig.Must(t, os.Remove(p.mapping))
 			return p.lock, p.leave
 		},
-		healed: func(t *testing.T, _ *ward, subject string) { wantNoLoop(t, subject) },
+		detached: true,
 	},
 	"file deleted under its device": {
 		check: doctor.BackingDeleted, stays: true, remedy: "dd if=",
@@ -265,6 +268,21 @@ var specimens = map[string]specimen{
 			return "abcdefgh", done
 		},
 		healed: func(t *testing.T, w *ward, _ string) { wantNothingAt(t, w.stateFolder("hot-attach/abcdefgh")) },
+	},
+	"node of an attachment on the host": {
+		check: doctor.NodeOnHost,
+		plant: func(t *testing.T, w *ward) (string, func(*testing.T)) {
+			number, folder := rig.NewDisk(t, rig.MiB).Number(), filepath.Join(w.stateDir, "attachments")
+			node := filepath.Join(t.TempDir(), "xvdb")
+			rig.Must(t, unix.Mknod(node, unix.S_IFBLK|0o660, int(unix.Mkdev(number.Major, number.Minor))))
+			rig.Must(t, os.MkdirAll(folder, 0o700))
+			file := filepath.Join(folder, "onhost12.json")
+			text := fmt.Sprintf(`{"id":"onhost12","device":"/dev/none","target":{"container":%q},"path":%q,"restore":true,"state":"Waiting","number":%q,"boot":%q}`,
+				strings.Repeat("0a", 32), node, number, bootID(t))
+			rig.Must(t, os.WriteFile(file, []byte(text), 0o600))
+			return node, func(t *testing.T) { rig.Must(t, os.Remove(file)) }
+		},
+		healed: func(t *testing.T, _ *ward, subject string) { wantNothingAt(t, subject) },
 	},
 	"backup of the partition table damaged": {
 		check: doctor.DamagedTable,

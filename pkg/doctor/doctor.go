@@ -62,6 +62,7 @@ const (
 	OldRecord          Check = "OldRecord"
 	DamagedRecord      Check = "DamagedRecord"
 	DeadAttachment     Check = "DeadAttachment"
+	NodeOnHost         Check = "NodeOnHost"
 	OrphanClaim        Check = "OrphanClaim"
 	DamagedTable       Check = "DamagedTable"
 	FailedWipe         Check = "FailedWipe"
@@ -74,7 +75,7 @@ const (
 func Checks() []Check {
 	return []Check{
 		OrphanPublish, StackedMounts, StaleLoop, StaleView, StaleLock, BackingDeleted, StageWithoutDevice, OrphanStage,
-		OldRecord, DamagedRecord, DeadAttachment, OrphanClaim, DamagedTable, FailedWipe, ErrorMapping, Unseen,
+		OldRecord, DamagedRecord, DeadAttachment, NodeOnHost, OrphanClaim, DamagedTable, FailedWipe, ErrorMapping, Unseen,
 	}
 }
 
@@ -132,7 +133,7 @@ func (d *Doctor) examine(s *inspect.Survey) []Finding {
 	e := &examination{Doctor: d, survey: s}
 	e.prepare()
 	for _, check := range []func(){
-		e.uses, e.loops, e.records, e.attachmentRecords, e.disks, e.wipes, e.mappings, e.unseen,
+		e.uses, e.loops, e.records, e.attachmentRecords, e.nodesOnHost, e.disks, e.wipes, e.mappings, e.unseen,
 	} {
 		check()
 	}
@@ -211,7 +212,7 @@ func (d *Doctor) checkUnheld(ctx context.Context, devices []linux.DeviceNumber) 
 		}
 		var names []string
 		for _, holder := range holders {
-			if holder.Unknown && holder.Container == "" {
+			if !holder.IsKnown() && len(holder.Unknown) == 0 && holder.Container == "" {
 				continue // Nothing was given to it.
 			}
 			names = append(names, fmt.Sprintf("process %d (%s)", holder.PID, holder.Command))

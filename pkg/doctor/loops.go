@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/rawblock-csi/rawblock-csi/pkg/blockdev"
+	"github.com/rawblock-csi/rawblock-csi/pkg/hotplug"
 	"github.com/rawblock-csi/rawblock-csi/pkg/inspect"
 	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
 	"github.com/rawblock-csi/rawblock-csi/pkg/publish"
@@ -167,7 +168,7 @@ func (e *examination) hold(loop blockdev.LoopDevice) {
 // view looks at a read-only view, which is for one target. Its user may have had it show
 // something else.
 func (e *examination) view(loop blockdev.LoopDevice) {
-	if e.mounted[loop.Number] || e.survey.KubeletErr != nil || !e.isRecorded(loop.Number.Minor, views) && !e.isOurs(loop.Device) {
+	if e.mounted[loop.Number] || e.isAttachedView(loop.Number) || e.survey.KubeletErr != nil || !e.isRecorded(loop.Number.Minor, views) && !e.isOurs(loop.Device) {
 		return
 	}
 	e.add(Finding{
@@ -178,6 +179,13 @@ func (e *examination) view(loop blockdev.LoopDevice) {
 		Fix:     "detach the loop device; nothing was ever written through it",
 		devices: []linux.DeviceNumber{loop.Number}, locks: []string{loop.Path},
 		mend: func(context.Context) error { return e.Inspector.Sysfs.DetachLoop(loop) },
+	})
+}
+
+// isAttachedView reports whether a running container has a loop device as its read-only view.
+func (e *examination) isAttachedView(number linux.DeviceNumber) bool {
+	return slices.ContainsFunc(e.survey.Attachments, func(one hotplug.Recorded) bool {
+		return one.Err != nil || one.Current && one.View == number.String()
 	})
 }
 

@@ -18,13 +18,9 @@ import (
 type ends struct {
 	device    *blockdev.Device
 	container *container
-	place     place
 }
 
 func (e *ends) close() {
-	if e.place.dir != nil {
-		e.place.close()
-	}
 	if e.container != nil {
 		e.container.close()
 	}
@@ -42,13 +38,17 @@ func (e *ends) close() {
 // volume.ErrPrecondition where the container cannot have it so, and why;
 // volume.ErrAborted while a CSI call for the volume is under way.
 func (m *Manager) Attach(ctx context.Context, request Request) (Attachment, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	unlock, err := m.lockVolume(request.Volume)
 	if err != nil {
 		return Attachment{}, err
 	}
 	defer unlock()
+	// The same again finds what the first call has made.
+	unlockTarget, err := m.busy.lock(ctx, fmt.Sprintf("to %s at %s", request.Target, request.Path))
+	if err != nil {
+		return Attachment{}, err
+	}
+	defer unlockTarget()
 	one, ends, err := m.prepare(ctx, request)
 	if err != nil {
 		return Attachment{}, err
@@ -57,13 +57,17 @@ func (m *Manager) Attach(ctx context.Context, request Request) (Attachment, erro
 	if one.State == Attached {
 		return one.Attachment, nil
 	}
+	one.ID = strings.ToLower(rand.Text()[:8])
+	unlockID, err := m.busy.lock(ctx, one.ID)
+	if err != nil {
+		return Attachment{}, err
+	}
+	defer unlockID()
 	return one.Attachment, m.attach(ctx, &one, ends)
 }
 
 // Plan returns what Attach would do, and does nothing. Errors: those of Attach.
 func (m *Manager) Plan(ctx context.Context, request Request) (Plan, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	one, ends, err := m.prepare(ctx, request)
 	if err != nil {
 		return Plan{}, err
@@ -77,7 +81,9 @@ func (m *Manager) Plan(ctx context.Context, request Request) (Plan, error) {
 		return Plan{}, err
 	}
 	grant := fmt.Sprintf("let the container open device %s with access %s, in %s", one.Number, one.access(), ends.container.cgroup)
-	if allowed {
+	if one.ReadOnly {
+		grant = fmt.Sprintf("make a read-only view of device %s, and let the container open that one for reading, in %s", one.Number, ends.container.cgroup)
+	} else if allowed {
 		grant = fmt.Sprintf("grant nothing: by its own rules the container may open device %s already", one.Number)
 	}
 	return Plan{one.Attachment, []string{
@@ -125,10 +131,7 @@ func (m *Manager) fill(ctx context.Context, one *record, ends *ends) (err error)
 	if err := checkExclusive(*one, all); err != nil {
 		return err
 	}
-	if ends.place, err = openPlace(ends.container, one.Path); err != nil {
-		return err
-	}
-	return checkJoin(*one, ends)
+	return m.checkJoin(*one, ends)
 }
 
 // bind writes down what the two ends are.
@@ -168,25 +171,14 @@ func (r record) access() devcgroup.Access {
 
 // checkJoin returns an error where the container cannot have the device as asked
 // for.
-func checkJoin(one record, ends *ends) error {
-	if err := ends.place.check(); err != nil {
+func (m *Manager) checkJoin(one record, ends *ends) error {
+	if err := m.at(ends.container, one.Path, place.checkVacant); err != nil {
 		return err
-	}
-	state, info, err := ends.place.look(ends.device.Number())
-	if err != nil {
-		return err
-	}
-	if state != nothing && !ends.place.isMountFile(info) {
-		return fmt.Errorf("%w: there is %s at %s in the container already; choose another path, or remove it there", volume.ErrPrecondition, linux.TypeName(info.Type), one.Path)
 	}
 	if one.ReadOnly {
 		writable, err := ends.container.cgroup.Allows(ends.device.Number(), devcgroup.Write)
 		if err != nil {
 			return err
-		}
-		// Capabilities in a user namespace of its own are none to the device.
-		if ends.container.commands && !ends.container.foreign {
-			return fmt.Errorf("%w: the container can have CAP_SYS_RAWIO or CAP_SYS_ADMIN, with which a device obeys commands that come through a descriptor for reading, those to write too, so %s cannot be attached read-only; take both from the container, or publish the volume to it read-only", volume.ErrPrecondition, one.Number)
 		}
 		if writable {
 			return fmt.Errorf("%w: the container may write to device %s by its own rules (is it privileged?), so it cannot be attached read-only", volume.ErrPrecondition, one.Number)
@@ -201,19 +193,19 @@ func checkJoin(one record, ends *ends) error {
 }
 
 // attach joins the two ends: what is wanted is recorded first, and the node is
-// made last.
+// made last. The caller has the attachment locked.
 func (m *Manager) attach(ctx context.Context, one *record, ends *ends) error {
-	if one.ID == "" {
-		one.ID = strings.ToLower(rand.Text()[:8])
-	}
 	one.Claimed = one.Volume == ""
-	if err := m.set(ctx, one, Pending, ""); err != nil {
+	if err := m.begin(ctx, one); err != nil {
 		return err
 	}
 	if err := m.claim(*one, ends.device); err != nil {
 		return errors.Join(err, m.forget(ctx, one))
 	}
-	err := m.join(ctx, one, ends)
+	err := m.provide(ctx, one, ends.device)
+	if err == nil {
+		err = m.join(ctx, one, ends)
+	}
 	if err == nil {
 		err = m.set(ctx, one, Attached, "")
 	}
@@ -230,23 +222,38 @@ func (m *Manager) attach(ctx context.Context, one *record, ends *ends) error {
 	return nil
 }
 
-func (m *Manager) join(ctx context.Context, one *record, ends *ends) error {
-	number := ends.device.Number()
-	if err := ends.container.cgroup.Allow(ctx, number, one.access()); err != nil {
-		return err
-	}
-	crashpoint.Here("access granted")
-	node, err := ends.place.make(number)
+// begin records that the attachment is being made, if nobody has the device meanwhile:
+// whoever comes second sees the record of the first.
+func (m *Manager) begin(ctx context.Context, one *record) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	all, err := m.records.all()
 	if err != nil {
 		return err
 	}
-	one.Node = node
+	if err := checkExclusive(*one, all); err != nil {
+		return err
+	}
+	return m.set(ctx, one, Pending, "")
+}
+
+func (m *Manager) join(ctx context.Context, one *record, ends *ends) error {
+	number, err := one.grantedNumber()
+	if err != nil {
+		return err
+	}
+	if err := m.grant(ctx, ends.container, number, one.access()); err != nil {
+		return err
+	}
+	crashpoint.Here("access granted")
+	if one.Node, err = m.makeNode(ends.container, one.Path, number); err != nil {
+		return err
+	}
 	return ends.container.checkRunning()
 }
 
-// keepOpen keeps the device open for as long as it is attached, so that its
-// number stays its own.
-func (m *Manager) keepOpen(one *record, device *blockdev.Device) {
-	m.closeDevice(one.ID)
-	m.devices[one.ID] = device
+func (m *Manager) grant(ctx context.Context, container *container, number linux.DeviceNumber, access devcgroup.Access) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return container.cgroup.Allow(ctx, number, access)
 }

@@ -4,15 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
-	"slices"
-	"strings"
 
 	"k8s.io/klog/v2"
 
-	"github.com/rawblock-csi/rawblock-csi/pkg/blockdev"
 	"github.com/rawblock-csi/rawblock-csi/pkg/crashpoint"
+	"github.com/rawblock-csi/rawblock-csi/pkg/devcgroup"
 	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
 	"github.com/rawblock-csi/rawblock-csi/pkg/process"
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
@@ -29,8 +26,11 @@ import (
 // while processes have the device open, with the attachment that names them;
 // volume.ErrPrecondition where a pod asks for the attachment.
 func (m *Manager) Detach(ctx context.Context, id string) (Attachment, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	unlock, err := m.busy.lock(ctx, id)
+	if err != nil {
+		return Attachment{}, err
+	}
+	defer unlock()
 	one, err := m.getUnwanted(id)
 	if err != nil {
 		return Attachment{}, err
@@ -58,7 +58,7 @@ func (m *Manager) getUnwanted(id string) (record, error) {
 // Errors: those of Detach.
 func (m *Manager) Withdraw(ctx context.Context, volumeID, target string) error {
 	owner := filepath.Base(target)
-	return m.eachOf(volumeID, func(one *record) error {
+	return m.eachOf(ctx, volumeID, func(one *record) error {
 		if one.Owner != owner {
 			return nil
 		}
@@ -70,7 +70,7 @@ func (m *Manager) Withdraw(ctx context.Context, volumeID, target string) error {
 // processes have it open that it was detached from. The caller has the volume
 // locked (Options.Inflight). Errors: volume.ErrInUse.
 func (m *Manager) CheckReleased(ctx context.Context, volumeID string) error {
-	return m.eachOf(volumeID, func(one *record) error {
+	return m.eachOf(ctx, volumeID, func(one *record) error {
 		if one.State == Attached {
 			return fmt.Errorf("%w: volume %s is attached to %s at %s (attachment %s); detach it first", volume.ErrInUse, volumeID, one.Target, one.Path, one.ID)
 		}
@@ -80,25 +80,38 @@ func (m *Manager) CheckReleased(ctx context.Context, volumeID string) error {
 
 // eachOf calls do for the record of each attachment of a volume. Most volumes have
 // none, and wait for nobody.
-func (m *Manager) eachOf(volumeID string, do func(*record) error) error {
-	ofVolume := func(one record) bool { return one.Volume == volumeID }
+func (m *Manager) eachOf(ctx context.Context, volumeID string, do func(*record) error) error {
 	all, err := m.records.all()
-	if err != nil || !slices.ContainsFunc(all, ofVolume) {
-		return err
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if all, err = m.records.all(); err != nil {
+	if err != nil {
 		return err
 	}
 	for _, one := range all {
-		if ofVolume(one) {
-			if err := do(&one); err != nil {
-				return err
-			}
+		if one.Volume != volumeID {
+			continue
+		}
+		if err := m.withLocked(ctx, one.ID, do); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// withLocked calls do for the record with the ID, if there still is one, while nobody else
+// works on the attachment.
+func (m *Manager) withLocked(ctx context.Context, id string, do func(*record) error) error {
+	unlock, err := m.busy.lock(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	one, err := m.get(id)
+	if errors.Is(err, volume.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return do(&one)
 }
 
 // detach takes away what is attached, and forgets it once nobody holds it.
@@ -136,7 +149,7 @@ func (m *Manager) takeAway(ctx context.Context, one *record, container *containe
 	if container == nil || one.Number == "" {
 		return nil
 	}
-	number, err := linux.ParseDeviceNumber(one.Number)
+	number, err := one.grantedNumber()
 	if err != nil {
 		return err
 	}
@@ -149,7 +162,7 @@ func (m *Manager) takeAway(ctx context.Context, one *record, container *containe
 }
 
 func (m *Manager) takeFrom(ctx context.Context, one *record, number linux.DeviceNumber, container *container) error {
-	if err := container.cgroup.Revoke(ctx, number); err != nil {
+	if err := m.revokeGrant(ctx, container.cgroup, number); err != nil {
 		return err
 	}
 	crashpoint.Here("access revoked")
@@ -161,15 +174,22 @@ func (m *Manager) takeFrom(ctx context.Context, one *record, number linux.Device
 		klog.FromContext(ctx).Info("The container may open the device by its own rules, which are left alone",
 			"attachment", one.ID, "device", one.Number)
 	}
-	place, err := openPlace(container, one.Path)
-	if errors.Is(err, volume.ErrPrecondition) {
-		return nil // The folder is gone, and with it the node.
+	err = m.at(container, one.Path, func(place place) error { return place.remove(number) })
+	if errors.Is(err, process.ErrStuck) {
+		// Nobody can open the device by it.
+		klog.FromContext(ctx).Info("The node stays in the container, whose filesystem does not answer", "attachment", one.ID, "path", one.Path)
+		return nil
 	}
-	if err != nil {
-		return err
+	if errors.Is(err, volume.ErrPrecondition) || errors.Is(err, errStarting) {
+		return nil // The folder is gone, and with it the node; or no node was made yet.
 	}
-	defer place.close()
-	return place.remove(number)
+	return err
+}
+
+func (m *Manager) revokeGrant(ctx context.Context, cgroup *devcgroup.Cgroup, number linux.DeviceNumber) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return cgroup.Revoke(ctx, number)
 }
 
 // release gives up the device and forgets the attachment, unless somebody has the
@@ -193,6 +213,12 @@ func (m *Manager) release(ctx context.Context, one *record) error {
 // forget gives up the device and forgets the attachment.
 func (m *Manager) forget(ctx context.Context, one *record) error {
 	m.closeDevice(one.ID)
+	if one.ReadOnly {
+		if err := m.volumes.ReleaseViewFor(one.stagedID(), one.reader()); err != nil {
+			return err
+		}
+		crashpoint.Here("read-only view given up")
+	}
 	if one.Claimed {
 		if err := m.volumes.Unstage(one.claimID()); err != nil {
 			return err
@@ -207,98 +233,4 @@ func (m *Manager) forget(ctx context.Context, one *record) error {
 	}
 	one.State, one.Reason, one.Holders = Detached, "", nil
 	return nil
-}
-
-// checkUnheld returns an error where processes have the device open through the
-// attachment, whom it notes as its holders, or the kernel uses it: a container with
-// the rights to can have mounted it. Errors: volume.ErrInUse.
-func (m *Manager) checkUnheld(ctx context.Context, one *record) error {
-	one.Holders = nil
-	if one.Number == "" {
-		return nil
-	}
-	number, err := linux.ParseDeviceNumber(one.Number)
-	if err != nil {
-		return err
-	}
-	device, err := m.reachable(number, one.DiskSeq)
-	if device == nil || err != nil {
-		return err
-	}
-	defer device.Close()
-	if one.Holders, err = m.holders(ctx, one, number); err != nil {
-		return err
-	}
-	if len(one.Holders) > 0 {
-		return fmt.Errorf("%w: device %s can no longer be opened in %s, but still is open in %s; it is released once they have closed it or ended",
-			volume.ErrInUse, number, one.Target, describe(one.Holders))
-	}
-	shared, err := m.hasOthers(one)
-	if err != nil || shared {
-		return err
-	}
-	return device.CheckFree()
-}
-
-// hasOthers reports whether others than the attachment may use the device.
-func (m *Manager) hasOthers(one *record) (bool, error) {
-	if one.Shared || one.Volume == "" {
-		return one.Shared, nil
-	}
-	targets, err := m.volumes.Targets(one.Volume)
-	isOwn := func(target string) bool { return filepath.Base(target) == one.Owner }
-	return len(slices.DeleteFunc(targets, isOwn)) > 0, err
-}
-
-// holders returns who has the device open through the attachment. Where others may
-// have it too, that is who opened the attachment's own node, or belongs to the
-// container.
-func (m *Manager) holders(ctx context.Context, one *record, number linux.DeviceNumber) ([]Holder, error) {
-	all, err := m.processes.Holders(ctx, number, os.Getpid(), one.Node)
-	if err != nil {
-		return nil, err
-	}
-	var found []Holder
-	for _, holder := range all {
-		// Of one that does not answer, only what was given to its container matters.
-		if holder.Unknown && (one.ContainerID == "" || holder.Container != one.ContainerID) {
-			klog.FromContext(ctx).Info("A process does not tell what it has open, passing it over", "attachment", one.ID, "pid", holder.PID)
-			continue
-		}
-		if !one.sharing() || one.isHeldBy(holder) {
-			found = append(found, Holder{PID: holder.PID, Command: holder.Command})
-		}
-	}
-	return found, nil
-}
-
-func (r record) isHeldBy(holder process.Holder) bool {
-	return slices.Contains(holder.Nodes, r.Node) || r.ContainerID != "" && holder.Container == r.ContainerID
-}
-
-// reachable opens the disk that had the number, nil where it has gone: the number
-// is nobody's, or another's.
-func (m *Manager) reachable(number linux.DeviceNumber, seq uint64) (*blockdev.Device, error) {
-	device, err := blockdev.OpenNumber(number, m.sysfs)
-	if errors.Is(err, volume.ErrNotFound) || errors.Is(err, volume.ErrMismatch) {
-		return nil, nil //nolint:nilnil // No disk is an answer.
-	}
-	if err == nil && device.DiskSeq() != seq {
-		device.Close()
-		return nil, nil //nolint:nilnil // No disk is an answer.
-	}
-	return device, err
-}
-
-// describe names the first holders.
-func describe(holders []Holder) string {
-	const most = 5
-	var names []string
-	for _, holder := range holders[:min(most, len(holders))] {
-		names = append(names, fmt.Sprintf("process %d (%s)", holder.PID, holder.Command))
-	}
-	if more := len(holders) - most; more > 0 {
-		names = append(names, fmt.Sprintf("%d more", more))
-	}
-	return strings.Join(names, ", ")
 }

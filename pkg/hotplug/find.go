@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/rawblock-csi/rawblock-csi/pkg/cri"
@@ -16,8 +17,9 @@ import (
 
 // container is a running container, held by the descriptor of its init process.
 type container struct {
-	process *linux.Process
-	cgroup  *devcgroup.Cgroup
+	process   *linux.Process
+	processes process.Table
+	cgroup    *devcgroup.Cgroup
 	// id is the container's ID, empty where it has none that is known.
 	id string
 	// start is when the init process was started, in clock ticks since boot.
@@ -29,15 +31,15 @@ type container struct {
 	uid, gid, rootUID, rootGID uint32
 	// foreign says that the container has a user namespace of its own.
 	foreign bool
-	// commands says that it has a capability by which devices obey commands that come
-	// through a descriptor for reading.
-	commands bool
-	// root is its root directory when it was last opened.
-	root      linux.FileID
-	processes process.Table
+	// kept is how many more use it, and close it.
+	kept atomic.Int32
 }
 
+// close closes the container, once all that use it have.
 func (c *container) close() {
+	if c.kept.Add(-1) >= 0 {
+		return
+	}
 	if c.cgroup != nil {
 		c.cgroup.Close()
 	}
@@ -145,14 +147,14 @@ func suffix(text, value string) string {
 // hold holds the container whose init process has the number, and finds out what
 // there is to know about it.
 func (m *Manager) hold(pid int, pod *Pod) (*container, error) {
-	process, err := linux.OpenProcess(pid)
+	held, err := linux.OpenProcess(pid)
 	if errors.Is(err, syscall.ESRCH) {
 		return nil, fmt.Errorf("%w: process %d has ended", volume.ErrNotFound, pid)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("hold process %d: %w", pid, err)
 	}
-	found := &container{process: process, pod: pod, processes: m.processes}
+	found := &container{process: held, processes: m.processes, pod: pod}
 	err = m.learn(found)
 	// An error of a process that ended meanwhile says nothing more.
 	if err := errors.Join(found.checkRunning(), err); err != nil {
@@ -169,7 +171,7 @@ func (m *Manager) learn(c *container) error {
 		return err
 	}
 	if own {
-		return fmt.Errorf("%w: process %d is in no container: it has the mount namespace of the host", volume.ErrPrecondition, pid)
+		return fmt.Errorf("%w: process %d is in no container: it has the mount namespace of the host (or the container is still being started: try again)", volume.ErrPrecondition, pid)
 	}
 	if c.id, err = m.processes.ContainerOf(pid); err != nil {
 		return err
@@ -178,9 +180,6 @@ func (m *Manager) learn(c *container) error {
 		return err
 	}
 	if c.uid, c.gid, err = m.processes.Owner(pid); err != nil {
-		return err
-	}
-	if c.commands, err = m.processes.Commands(pid); err != nil {
 		return err
 	}
 	if c.rootUID, c.rootGID, c.foreign, err = m.processes.Root(pid); err != nil {

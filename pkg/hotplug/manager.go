@@ -38,6 +38,13 @@ type volumes interface {
 	OpenStaged(volumeID string) (*blockdev.Device, volume.AccessMode, error)
 	// StagedAs returns as which volume the device is staged.
 	StagedAs(device *blockdev.Device) (volumeID string, found bool, err error)
+	// ViewFor returns the read-only view of a staged device for a reader, which keeps
+	// its number until ReleaseViewFor. Both may be repeated.
+	ViewFor(volumeID, reader string, device *blockdev.Device) (*blockdev.Device, error)
+	ReleaseViewFor(volumeID, reader string) error
+	// Hold holds a staged device, if it is a loop device: whoever has it open can
+	// detach it, and the kernel would give its number to another. It may be repeated.
+	Hold(volumeID string, device *blockdev.Device) error
 	// Targets returns where the volume is published.
 	Targets(volumeID string) ([]string, error)
 	// PublishedFor returns what is published for a pod: by volume_id, whether only
@@ -81,7 +88,8 @@ type Options struct {
 }
 
 // Manager keeps the attachments of this node. Its methods may be called
-// concurrently: all that changes something is done one after the other.
+// concurrently: what is done for one attachment is done one after the other, and waits
+// for no other one.
 type Manager struct {
 	records        records
 	volumes        volumes
@@ -92,7 +100,12 @@ type Manager struct {
 	sysfs          blockdev.Sysfs
 	processes      process.Table
 
-	// mu is held while attachments, records and device cgroups are changed.
+	// busy are the attachments that something is being done for.
+	busy locks
+	// limit is for what is asked of the filesystems of containers.
+	limit *process.Limit
+	// mu is held while it is decided who gets a device, and while device cgroups and
+	// devices are changed.
 	mu sync.Mutex
 	// devices are the devices of attachments, open: the kernel does not give the
 	// number of a device that is open to another disk, which the containers could
@@ -125,6 +138,7 @@ func New(options Options) (*Manager, error) {
 		sysfs:          options.Sysfs,
 		processes:      process.New("/proc"),
 		devices:        map[string]*blockdev.Device{},
+		limit:          process.NewLimit(),
 		changed:        make(chan struct{}, 1),
 		metrics:        newMetrics(),
 	}, nil
@@ -190,20 +204,37 @@ func (m *Manager) wake() {
 	}
 }
 
+// startingWait is after how long a container that was being started is looked at again.
+const startingWait = time.Second
+
+func (m *Manager) wakeLater() { time.AfterFunc(startingWait, m.wake) }
+
 // Close gives up what the manager holds. What is attached stays so.
 func (m *Manager) Close() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for id := range m.devices {
-		m.closeDevice(id)
+	for id, device := range m.devices {
+		device.Close()
+		delete(m.devices, id)
 	}
 }
 
 func (m *Manager) closeDevice(id string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	if device, open := m.devices[id]; open {
 		device.Close()
 		delete(m.devices, id)
 	}
+}
+
+// keepOpen keeps the device open for as long as it is attached, so that its
+// number stays its own.
+func (m *Manager) keepOpen(one *record, device *blockdev.Device) {
+	m.closeDevice(one.ID)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.devices[one.ID] = device
 }
 
 // List returns the attachments of this node, in the order of their IDs.

@@ -24,13 +24,14 @@ type place struct {
 	path      string
 	dir       *linux.File
 	name      string
+	// root is the root of the container that it is in.
+	root linux.FileInfo
 }
 
-// openPlace opens the folder of a path in a container. Errors:
-// volume.ErrPrecondition where there is none, or a link is on the way; volume.ErrAborted
-// while the container has not begun, and its root is the host's.
+// openPlace opens the directory of a path in a container. Errors:
+// volume.ErrPrecondition where there is none, or a link is on the way; errStarting.
 func openPlace(container *container, p string) (place, error) {
-	root, err := container.openRoot()
+	root, rootInfo, err := container.openRoot()
 	if err != nil {
 		return place{}, err
 	}
@@ -45,49 +46,26 @@ func openPlace(container *container, p string) (place, error) {
 	case err != nil:
 		return place{}, fmt.Errorf("open the folder of %s in the container: %w", p, err)
 	}
-	return place{container: container, path: p, dir: dir, name: name}, nil
-}
-
-// openRoot opens the root directory of the container. Until its first process has made
-// the container's root its own (pivot_root(2)), it has that of the host, though its
-// cgroup and its mount namespace are the container's already. Errors: volume.ErrAborted.
-func (c *container) openRoot() (*linux.File, error) {
-	root, err := c.process.OpenRoot()
-	if err != nil {
-		return nil, fmt.Errorf("open the root of %s: %w", c.process.Name(), err)
-	}
-	info, err := linux.Stat(root)
-	isHosts := false
-	if err == nil {
-		isHosts, err = c.processes.IsHostRoot(info.ID)
-	}
-	if err == nil && isHosts {
-		err = fmt.Errorf("%w: the root directory of %s is the host's: the container has not begun yet, try again; or it shows the host's root, and nothing is made there", volume.ErrAborted, c.process.Name())
-	}
-	if err != nil {
-		root.Close()
-		return nil, err
-	}
-	c.root = info.ID
-	return root, nil
-}
-
-// checkRoot returns an error where the root directory of the container is another one
-// than it was when a place was opened. Errors: volume.ErrAborted.
-func (c *container) checkRoot() error {
-	before := c.root
-	root, err := c.openRoot()
-	if err != nil {
-		return err
-	}
-	root.Close()
-	if c.root != before {
-		return fmt.Errorf("%w: %s has another root directory by now: the container is just beginning, try again", volume.ErrAborted, c.process.Name())
-	}
-	return nil
+	return place{container: container, path: p, dir: dir, name: name, root: rootInfo}, nil
 }
 
 func (p place) close() { p.dir.Close() }
+
+// checkVacant returns an error where no node can be made, or something is there. Errors:
+// volume.ErrPrecondition.
+func (p place) checkVacant() error {
+	if err := p.check(); err != nil {
+		return err
+	}
+	info, err := linux.StatAt(p.dir, p.name)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && p.isMountFile(info) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("look at %s in the container: %w", p.path, err)
+	}
+	return fmt.Errorf("%w: there is %s at %s in the container already; choose another path, or remove it there", volume.ErrPrecondition, linux.TypeName(info.Type), p.path)
+}
 
 // what is found at a place.
 type found int
@@ -148,8 +126,20 @@ func (p place) check() error {
 }
 
 // make makes the node, and returns its identity. One that is there already is
-// left as it is. Errors: volume.ErrPrecondition where something else is there.
+// left as it is. Errors: volume.ErrPrecondition where something else is there;
+// volume.ErrAborted where the container has changed its root meanwhile.
 func (p place) make(number linux.DeviceNumber) (linux.FileID, error) {
+	node, err := p.makeHere(number)
+	if err != nil {
+		return node, err
+	}
+	if err := p.checkRoot(); err != nil {
+		return linux.FileID{}, errors.Join(err, p.remove(number))
+	}
+	return node, nil
+}
+
+func (p place) makeHere(number linux.DeviceNumber) (linux.FileID, error) {
 	if err := p.check(); err != nil {
 		return linux.FileID{}, err
 	}
@@ -176,9 +166,6 @@ func (p place) make(number linux.DeviceNumber) (linux.FileID, error) {
 	}
 	if state != theNode {
 		return linux.FileID{}, fmt.Errorf("%w: %s in the container is not the node that was just made there; something in the container works on it", volume.ErrAborted, p.path)
-	}
-	if err := p.container.checkRoot(); err != nil {
-		return linux.FileID{}, errors.Join(err, p.remove(number))
 	}
 	return info.ID, nil
 }

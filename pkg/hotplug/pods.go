@@ -43,8 +43,11 @@ func (m *Manager) isWanted(one *record) (bool, error) {
 // adopt begins an attachment for a pod, unless there is one. Where it cannot be
 // made, that is what is recorded, so that it can be seen.
 func (m *Manager) adopt(ctx context.Context, pod cri.Pod) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	unlock, err := m.busy.lock(ctx, ownedID(pod.UID))
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	one := record{Attachment: Attachment{ID: ownedID(pod.UID), Owner: pod.UID}}
 	if _, err := m.get(one.ID); !errors.Is(err, volume.ErrNotFound) {
 		return err
@@ -100,6 +103,9 @@ func (m *Manager) retry(ctx context.Context, one *record) error {
 		return nil
 	case errors.Is(err, volume.ErrNotFound):
 		return m.wait(ctx, one, err)
+	case errors.Is(err, volume.ErrAborted):
+		m.wakeLater()
+		return m.set(ctx, one, Waiting, err.Error())
 	case isRefusal(err):
 		return m.set(ctx, one, Refused, err.Error())
 	default:

@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 
 	"k8s.io/klog/v2"
 
 	"github.com/rawblock-csi/rawblock-csi/pkg/devcgroup"
 	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
+	"github.com/rawblock-csi/rawblock-csi/pkg/process"
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
 )
 
@@ -30,11 +32,7 @@ func (m *Manager) follow(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(append(failed, err)...)
 	}
-	for _, one := range all {
-		if err := m.reconcileID(ctx, one.ID); err != nil {
-			failed = append(failed, fmt.Errorf("attachment %s: %w", one.ID, err))
-		}
-	}
+	failed = append(failed, m.reconcileAll(ctx, all)...)
 	for _, pod := range pods {
 		if err := m.adopt(ctx, pod); err != nil {
 			failed = append(failed, fmt.Errorf("attachment pod %s/%s: %w", pod.Namespace, pod.Name, err))
@@ -45,22 +43,35 @@ func (m *Manager) follow(ctx context.Context) error {
 	return errors.Join(append(failed, err)...)
 }
 
+// atOnce is how many attachments are reconciled at once: each can be delayed by its
+// container.
+const atOnce = 8
+
+func (m *Manager) reconcileAll(ctx context.Context, all []record) []error {
+	failed, slots := make([]error, len(all)), make(chan struct{}, atOnce)
+	var group sync.WaitGroup
+	for i, one := range all {
+		slots <- struct{}{}
+		group.Go(func() {
+			defer func() { <-slots }()
+			if err := m.reconcileID(ctx, one.ID); err != nil {
+				failed[i] = fmt.Errorf("attachment %s: %w", one.ID, err)
+			}
+		})
+	}
+	group.Wait()
+	return failed
+}
+
 // reconcileID reconciles the attachment, if it is still there.
 func (m *Manager) reconcileID(ctx context.Context, id string) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	one, err := m.get(id)
-	if errors.Is(err, volume.ErrNotFound) {
-		return nil
-	}
-	if err != nil {
+	return m.withLocked(ctx, id, func(one *record) error {
+		err := m.reconcile(ctx, one)
+		if one.State == Held && errors.Is(err, volume.ErrInUse) {
+			return nil // That is what its record says.
+		}
 		return err
-	}
-	err = m.reconcile(ctx, &one)
-	if one.State == Held && errors.Is(err, volume.ErrInUse) {
-		return nil // That is what its record says.
-	}
-	return err
+	})
 }
 
 func (m *Manager) reconcile(ctx context.Context, one *record) error {
@@ -91,6 +102,10 @@ func (m *Manager) verify(ctx context.Context, one *record) error {
 	if err != nil {
 		return err
 	}
+	granted, err := one.grantedNumber()
+	if err != nil {
+		return err
+	}
 	container, err := m.holdAgain(*one)
 	if err != nil {
 		return err
@@ -109,7 +124,15 @@ func (m *Manager) verify(ctx context.Context, one *record) error {
 			m.set(ctx, one, Lost, "the disk has gone from the node; detach it, and attach it anew when it is back"))
 	}
 	m.keepOpen(one, device)
-	return m.restore(ctx, one, number, container)
+	err = m.checkGranted(one, device)
+	if errors.Is(err, volume.ErrMismatch) || errors.Is(err, volume.ErrIncompatible) {
+		// Whose the number is now, nobody can tell.
+		return errors.Join(m.takeAway(ctx, one, container), m.set(ctx, one, Lost, err.Error()+"; detach it, and attach it anew"))
+	}
+	if err != nil {
+		return err
+	}
+	return m.restore(ctx, one, granted, container)
 }
 
 // ended deals with an attachment whose container has ended, and its access and
@@ -150,14 +173,16 @@ func (m *Manager) restore(ctx context.Context, one *record, number linux.DeviceN
 	if !allowed {
 		klog.FromContext(ctx).Info("A grant was lost, granting it again", "attachment", one.ID, "device", one.Number, "cgroup", container.cgroup.String())
 		m.metrics.restored.Inc()
-		if err := container.cgroup.Allow(ctx, number, one.access()); err != nil {
-			return err
-		}
 	}
-	node, err := remake(container, one.Path, number)
+	// Also where it is allowed: a cgroup below the container's may lack it.
+	if err := m.grant(ctx, container, number, one.access()); err != nil {
+		return err
+	}
+	node, err := m.makeNode(container, one.Path, number)
 	reason := ""
-	if errors.Is(err, volume.ErrPrecondition) {
-		// The container has put something else there, or closed the folder.
+	if errors.Is(err, volume.ErrPrecondition) || errors.Is(err, process.ErrStuck) {
+		// The container has put something else there, or closed the folder, or its
+		// filesystem hangs.
 		node, reason, err = one.Node, err.Error(), nil
 	}
 	if err != nil || node == one.Node && reason == one.Reason {
@@ -167,38 +192,30 @@ func (m *Manager) restore(ctx context.Context, one *record, number linux.DeviceN
 	return m.set(ctx, one, Attached, reason)
 }
 
-func remake(container *container, path string, number linux.DeviceNumber) (linux.FileID, error) {
-	place, err := openPlace(container, path)
-	if err != nil {
-		return linux.FileID{}, err
-	}
-	defer place.close()
-	return place.make(number)
-}
-
 // sweep takes away every access that was granted and that no record tells of: the
 // folder of the records may have been lost.
 func (m *Manager) sweep(ctx context.Context) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	all, err := m.records.all()
-	if err != nil {
-		return err
-	}
 	granted, err := devcgroup.Granted(m.hierarchies)
 	if err != nil {
 		return err
 	}
 	var failed []error
 	for _, cgroup := range granted {
-		failed = append(failed, m.sweepCgroup(ctx, cgroup, all))
+		failed = append(failed, m.sweepCgroup(ctx, cgroup))
 		cgroup.Close()
 	}
 	return errors.Join(failed...)
 }
 
-func (m *Manager) sweepCgroup(ctx context.Context, cgroup *devcgroup.Cgroup, all []record) error {
+// sweepCgroup does so for one cgroup. What is granted meanwhile was recorded before.
+func (m *Manager) sweepCgroup(ctx context.Context, cgroup *devcgroup.Cgroup) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	grants, err := cgroup.Grants()
+	if err != nil || len(grants) == 0 {
+		return err
+	}
+	all, err := m.records.all()
 	if err != nil {
 		return err
 	}
@@ -222,7 +239,7 @@ func (m *Manager) sweepCgroup(ctx context.Context, cgroup *devcgroup.Cgroup, all
 // knows reports whether a record tells that the cgroup has the device.
 func (m *Manager) knows(cgroup *devcgroup.Cgroup, number linux.DeviceNumber, all []record) (bool, error) {
 	for _, one := range all {
-		if one.Number != number.String() || one.State != Attached && one.State != Detaching && one.State != Pending {
+		if granted, err := one.grantedNumber(); err != nil || granted != number || one.State != Attached && one.State != Detaching && one.State != Pending {
 			continue
 		}
 		container, err := m.holdAgain(one)

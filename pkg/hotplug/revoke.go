@@ -29,8 +29,11 @@ import (
 // where its disk does not answer, so that I/O is under way that nothing can end.
 // The attachment is then Held.
 func (m *Manager) Revoke(ctx context.Context, id string) (Attachment, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	unlock, err := m.busy.lock(ctx, id)
+	if err != nil {
+		return Attachment{}, err
+	}
+	defer unlock()
 	one, err := m.getRevocable(id)
 	if err != nil {
 		return Attachment{}, err

@@ -107,6 +107,9 @@ type Attachment struct {
 	Since time.Time `json:"since"`
 	// Number is the device's number, MAJOR:MINOR.
 	Number string `json:"number,omitempty"`
+	// View is the number of the read-only view of the device that the container has in
+	// place of it, where it was attached read-only.
+	View string `json:"view,omitempty"`
 	// DiskSeq is the sequence number of the disk (blockdev.Device.DiskSeq).
 	DiskSeq uint64 `json:"diskSeq,omitempty"`
 	// Size is the size of the device in bytes.
@@ -125,6 +128,8 @@ type Attachment struct {
 type Holder struct {
 	PID     int    `json:"pid"`
 	Command string `json:"command"`
+	// Unknown is what it has open that may be the device, where it is not known to be.
+	Unknown string `json:"unknown,omitempty"`
 }
 
 // Plan is what Attach would do.

@@ -369,7 +369,7 @@ func (t *tracer) users(ctx context.Context, number linux.DeviceNumber, pod strin
 		}
 		link := Link{Kind: LinkContainer, Name: node.Container, Detail: strings.TrimSpace(t.nameOf[node.Container] + " has it at " + node.Path)}
 		for _, holder := range holders {
-			if !holder.Unknown && holder.Container == node.Container && !shown[node.Container] {
+			if holder.IsKnown() && holder.Container == node.Container && !shown[node.Container] {
 				link.Next = append(link.Next, processLink(holder))
 			}
 		}

@@ -74,6 +74,9 @@ type FileInfo struct {
 	Device DeviceNumber
 	// MountRoot says that something is mounted here.
 	MountRoot bool
+	// Mount names the mount that the file was reached by, among those there are now; 0
+	// before Linux 5.8.
+	Mount uint64
 	// Size is the length of a regular file in bytes.
 	Size uint64
 	// Allocated is how many bytes are stored for a regular file. What it shares
@@ -160,17 +163,6 @@ func StatPath(path string) (FileInfo, error) {
 	return info, nil
 }
 
-// StatCached does the same with what the kernel has of the file, and does not ask a
-// filesystem that lies elsewhere, or is a program, which may never answer
-// (AT_STATX_DONT_SYNC).
-func StatCached(path string) (FileInfo, error) {
-	info, err := statx(unix.AT_FDCWD, path, unix.AT_STATX_DONT_SYNC)
-	if err != nil {
-		return FileInfo{}, &os.PathError{Op: "statx", Path: path, Err: err}
-	}
-	return info, nil
-}
-
 // StatAt tells what the entry of dir is, without following it where it is a link.
 func StatAt(dir Descriptor, name string) (FileInfo, error) {
 	info, err := statx(int(dir.Fd()), name, unix.AT_SYMLINK_NOFOLLOW)
@@ -182,7 +174,7 @@ func StatAt(dir Descriptor, name string) (FileInfo, error) {
 
 func statx(dirfd int, name string, flags int) (FileInfo, error) {
 	var st unix.Statx_t
-	const mask = unix.STATX_TYPE | unix.STATX_SIZE | unix.STATX_BLOCKS | unix.STATX_INO
+	const mask = unix.STATX_TYPE | unix.STATX_SIZE | unix.STATX_BLOCKS | unix.STATX_INO | unix.STATX_MNT_ID
 	if err := unix.Statx(dirfd, name, flags|unix.AT_NO_AUTOMOUNT, mask, &st); err != nil {
 		return FileInfo{}, err
 	}
@@ -190,6 +182,7 @@ func statx(dirfd int, name string, flags int) (FileInfo, error) {
 		Type:      fileType(uint32(st.Mode)),
 		Device:    DeviceNumber{st.Rdev_major, st.Rdev_minor},
 		MountRoot: st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0,
+		Mount:     st.Mnt_id,
 		Size:      st.Size,
 		Allocated: st.Blocks * 512, // stat(2): whatever the filesystem's own unit is.
 		ID:        FileID{DeviceNumber{st.Dev_major, st.Dev_minor}, st.Ino},

@@ -55,3 +55,11 @@ func (p *Process) Close() {
 	unix.Close(p.fd) //nolint:errcheck,gosec // Linux closes it in any case (close(2)).
 	p.fd = -1
 }
+
+// SharesDescriptors reports whether a thread is known to share the descriptors of its
+// process (KCMP_FILES of kcmp(2)).
+func SharesDescriptors(pid, thread int) bool {
+	const kcmpFiles = 2 // linux/kcmp.h
+	order, _, errno := unix.Syscall6(unix.SYS_KCMP, uintptr(pid), uintptr(thread), kcmpFiles, 0, 0, 0)
+	return errno == 0 && order == 0
+}

@@ -3,6 +3,7 @@ package process
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -27,7 +28,7 @@ type Node struct {
 // Nodes returns the nodes of block devices in the /dev of all containers that have an
 // ID, in the order of containers and paths. Nodes elsewhere in a container, where a pod
 // may want them too, are not looked for: its whole tree would have to be searched. What
-// ends meanwhile is left out.
+// ends meanwhile is left out, and a /dev that does not answer.
 func (t Table) Nodes() ([]Node, error) {
 	first, err := t.firsts()
 	if err != nil {
@@ -35,8 +36,8 @@ func (t Table) Nodes() ([]Node, error) {
 	}
 	var found []Node
 	for id, pid := range first {
-		nodes, err := t.nodesOf(pid)
-		if errors.Is(err, volume.ErrNotFound) {
+		nodes, err := t.askNodes(pid)
+		if errors.Is(err, volume.ErrNotFound) || errors.Is(err, ErrStuck) {
 			continue
 		}
 		if err != nil {
@@ -76,7 +77,34 @@ func (t Table) firsts() (map[string]int, error) {
 	return first, nil
 }
 
+// askNodes is nodesOf with a time limit: what the container has as its /dev may hang.
+func (t Table) askNodes(pid int) ([]Node, error) {
+	type answer struct {
+		nodes []Node
+		err   error
+	}
+	got := make(chan answer, 1)
+	if _, err := t.limit.Do(fmt.Sprintf("nodes of %d", pid), func() {
+		nodes, err := t.nodesOf(pid)
+		got <- answer{nodes, err}
+	}); err != nil {
+		return nil, err
+	}
+	found := <-got
+	return found.nodes, found.err
+}
+
 func (t Table) nodesOf(pid int) ([]Node, error) {
+	root, err := linux.StatPath(t.path(pid, "root"))
+	if err == nil {
+		var other int
+		if other, err = t.WhoseRoot(root.ID, pid); other != 0 {
+			return nil, nil // It is still being started, and these are the host's.
+		}
+	}
+	if err != nil && !errors.Is(err, fs.ErrPermission) {
+		return nil, wrap(pid, err)
+	}
 	folder := t.path(pid, "root/dev")
 	entries, err := os.ReadDir(folder)
 	if errors.Is(err, fs.ErrPermission) {

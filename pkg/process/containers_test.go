@@ -20,6 +20,12 @@ func TestNodes(t *testing.T) {
 		cgroup string
 		start  int
 	}{1: {"0::/\n", 1}, 20: {"0::/docker/" + id1 + "\n", 500}, 30: {"0::/docker/" + id1 + "\n", 100}, 40: {"0::/docker/" + id2 + "\n", 50}})
+	for _, pid := range []int{1, 20, 30, 40, os.Getpid()} {
+		namespaces := filepath.Join(table.root, fmt.Sprint(pid), "ns")
+		rig.Must(t, os.MkdirAll(namespaces, 0o755))
+		rig.Must(t, os.Symlink(fmt.Sprintf("mnt:[%d]", pid), filepath.Join(namespaces, "mnt")))
+		rig.Must(t, os.MkdirAll(filepath.Join(table.root, fmt.Sprint(pid), "root"), 0o755))
+	}
 	for pid, names := range map[int][]string{1: {"sda"}, 20: {"wrong"}, 30: {"xvda", "xvdb"}} {
 		folder := filepath.Join(table.root, fmt.Sprint(pid), "root/dev")
 		rig.Must(t, os.MkdirAll(folder, 0o755))

@@ -6,11 +6,9 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
@@ -26,29 +24,31 @@ type Holder struct {
 	Container string
 	// Nodes are the nodes that it opened the device by.
 	Nodes []linux.FileID
-	// Unknown says that the kernel did not tell in time what it has open.
-	Unknown bool
+	// Unknown says what could not be looked at, and may be the device: such as a descriptor
+	// of a file whose server does not answer. Where it is all, nobody knows whether the
+	// process holds the device.
+	Unknown []string
+	// Silent says that the kernel did not tell in time what it has mapped: its memory is
+	// being filled by a filesystem that hangs.
+	Silent bool
 }
 
-// patience is how long the kernel may take to tell what one process has open.
-const patience = 2 * time.Second
+// IsKnown reports whether the process is known to have the device.
+func (h Holder) IsKnown() bool { return len(h.Nodes) > 0 }
 
 // Holders returns the processes that have the block device open or mapped, but not
-// the one that is left out. nodes are nodes of the device that are known: where a
-// filesystem refuses to tell what a descriptor is of, since it was shut down or is a
-// program that has ended, only one of these counts as the device.
+// the one that is left out.
 //
 // What /proc does not show is not found: a descriptor that is on its way through a
-// socket, a file that is registered with an io_uring and closed otherwise, and one
-// of a thread that does not share the descriptors of its process. A process that has
+// socket, and a file that is registered with an io_uring and closed otherwise. A process that has
 // more capabilities than the plugin cannot be looked into (ptrace(2), access mode
 // checking), and is passed over where it is in no container.
-func (t Table) Holders(ctx context.Context, number linux.DeviceNumber, leftOut int, nodes ...linux.FileID) ([]Holder, error) {
+func (t Table) Holders(ctx context.Context, number linux.DeviceNumber, leftOut int) ([]Holder, error) {
 	all, err := t.all()
 	if err != nil {
 		return nil, err
 	}
-	search := &search{table: t, number: number, nodes: nodes, seen: map[mapped]bool{}}
+	search := search{table: t, number: number, seq: diskSeq(number), seen: map[mapped]bool{}}
 	var found []Holder
 	for _, pid := range all {
 		if err := ctx.Err(); err != nil {
@@ -57,7 +57,7 @@ func (t Table) Holders(ctx context.Context, number linux.DeviceNumber, leftOut i
 		if pid == leftOut {
 			continue
 		}
-		holder, holds, err := search.lookFor(ctx, pid)
+		holder, holds, err := search.look(pid)
 		if errors.Is(err, volume.ErrNotFound) || errors.Is(err, fs.ErrPermission) && t.isOfHost(pid) {
 			continue
 		}
@@ -66,10 +66,6 @@ func (t Table) Holders(ctx context.Context, number linux.DeviceNumber, leftOut i
 		}
 		if holds {
 			found = append(found, holder)
-		}
-		if holder.Unknown {
-			// What the search has found out so far still belongs to that look.
-			search = search.anew()
 		}
 	}
 	return found, nil
@@ -84,117 +80,83 @@ func (t Table) isOfHost(pid int) bool {
 type search struct {
 	table  Table
 	number linux.DeviceNumber
-	nodes  []linux.FileID
+	// seq is the sequence number of the device's disk, empty where the kernel has none.
+	seq string
 	// seen says of each mapped file whether it is a node of the device: libraries
 	// are mapped by many.
 	seen map[mapped]bool
 }
 
-func (s *search) anew() *search {
-	return &search{table: s.table, number: s.number, nodes: s.nodes, seen: map[mapped]bool{}}
-}
-
-// lookFor looks at a process for as long as there is patience: a process whose memory is
-// being filled by a filesystem that hangs keeps everybody waiting who reads of it.
-func (s *search) lookFor(ctx context.Context, pid int) (Holder, bool, error) {
-	type answer struct {
-		holder Holder
-		holds  bool
-		err    error
-	}
-	answers := make(chan answer, 1)
-	go func() {
-		holder, holds, err := s.look(pid)
-		answers <- answer{holder, holds, err}
-	}()
-	limit := time.NewTimer(patience)
-	defer limit.Stop()
-	select {
-	case a := <-answers:
-		return a.holder, a.holds, a.err
-	case <-ctx.Done():
-		return Holder{}, false, ctx.Err()
-	case <-limit.C:
-		// The cgroup is told without looking into the process.
-		container, err := s.table.ContainerOf(pid)
-		return Holder{PID: pid, Command: "does not answer", Container: container, Unknown: true}, true, err
-	}
-}
-
 func (s *search) look(pid int) (Holder, bool, error) {
-	nodes, err := s.descriptors(pid)
-	if err != nil {
+	found := Holder{PID: pid}
+	if err := s.descriptors(pid, &found); err != nil {
 		return Holder{}, false, err
 	}
-	mapped, err := s.mappings(pid)
-	if err != nil {
+	if err := s.mappings(pid, &found); err != nil {
 		return Holder{}, false, err
 	}
-	nodes = append(nodes, mapped...)
-	if len(nodes) == 0 {
+	if !found.IsKnown() && len(found.Unknown) == 0 && !found.Silent {
 		return Holder{}, false, nil
 	}
 	stat, err := s.table.stat(pid)
 	if err != nil {
 		return Holder{}, false, err
 	}
-	container, err := s.table.ContainerOf(pid)
-	if err != nil {
+	if found.Container, err = s.table.ContainerOf(pid); err != nil {
 		return Holder{}, false, err
 	}
-	return Holder{PID: pid, Command: stat.command, Container: container, Nodes: nodes}, true, nil
+	found.Command = stat.command
+	return found, true, nil
 }
 
-// descriptors returns the nodes of the device that the process has open.
-func (s *search) descriptors(pid int) ([]linux.FileID, error) {
-	folder := s.table.path(pid, "fd")
-	names, err := linux.ReadNames(folder)
+// descriptors adds the nodes of the device that the process has open.
+func (s *search) descriptors(pid int, found *Holder) error {
+	tables, err := s.tables(pid)
+	if err != nil {
+		return err
+	}
+	for _, folder := range tables {
+		names, err := linux.ReadNames(s.table.path(pid, folder+"fd"))
+		if hasEnded(err) && folder != "" {
+			continue // The thread has ended.
+		}
+		if err != nil {
+			return wrap(pid, err)
+		}
+		for _, name := range names {
+			node, is, err := s.descriptor(pid, folder, name)
+			switch {
+			case err != nil:
+				found.Unknown = append(found.Unknown, fmt.Sprintf("descriptor %s: %v", name, err))
+			case is && !slices.Contains(found.Nodes, node):
+				found.Nodes = append(found.Nodes, node)
+			}
+		}
+	}
+	return nil
+}
+
+// tables returns where in /proc/PID the tables of descriptors of a process are: its own, and
+// those of threads that do not share it (unshare(2), CLONE_FILES).
+func (s *search) tables(pid int) ([]string, error) {
+	threads, err := linux.ReadNames(s.table.path(pid, "task"))
 	if err != nil {
 		return nil, wrap(pid, err)
 	}
-	var nodes []linux.FileID
-	for _, name := range names {
-		node, is, err := s.node(filepath.Join(folder, name))
-		if err != nil {
-			node, is, err = s.known(pid, name)
-		}
-		if err == nil && is && !slices.Contains(nodes, node) {
-			if is, err = s.isOpen(pid, name); is {
-				nodes = append(nodes, node)
-			}
-		}
-		if err != nil {
-			return nil, wrap(pid, err)
+	found := []string{""}
+	for _, name := range threads {
+		thread, err := strconv.Atoi(name)
+		if err == nil && thread != pid && !linux.SharesDescriptors(pid, thread) {
+			found = append(found, "task/"+name+"/")
 		}
 	}
-	return nodes, nil
-}
-
-// known reports whether a descriptor whose filesystem does not tell what it is of has the
-// inode of a known node, as the kernel has it (proc_pid_fdinfo(5); since Linux 5.14).
-func (s *search) known(pid int, descriptor string) (linux.FileID, bool, error) {
-	text, err := os.ReadFile(s.table.path(pid, "fdinfo/"+descriptor))
-	if err != nil && !hasEnded(err) {
-		return linux.FileID{}, false, err
-	}
-	for line := range strings.Lines(string(text)) {
-		value, ok := strings.CutPrefix(line, "ino:")
-		if !ok {
-			continue
-		}
-		inode := strings.TrimSpace(value)
-		at := slices.IndexFunc(s.nodes, func(node linux.FileID) bool { return strconv.FormatUint(node.Inode, 10) == inode })
-		if at >= 0 {
-			return s.nodes[at], true, nil
-		}
-	}
-	return linux.FileID{}, false, nil
+	return found, nil
 }
 
 // isOpen reports whether a descriptor of a node has the device open. One that only
 // names the node (O_PATH) has not: whoever opens the device by it is checked then.
-func (s *search) isOpen(pid int, descriptor string) (bool, error) {
-	text, err := os.ReadFile(s.table.path(pid, "fdinfo/"+descriptor))
+func (s *search) isOpen(pid int, folder, descriptor string) (bool, error) {
+	text, err := os.ReadFile(s.table.path(pid, folder+"fdinfo/"+descriptor))
 	if hasEnded(err) {
 		return false, nil
 	}
@@ -223,13 +185,16 @@ func parseFlags(text string) (uint64, error) {
 	return 0, fmt.Errorf("malformed fdinfo %q", text)
 }
 
-// mappings returns the nodes of the device that the process has mapped.
-func (s *search) mappings(pid int) ([]linux.FileID, error) {
-	text, err := s.table.read(pid, "maps")
-	if err != nil {
-		return nil, err
+// mappings adds the nodes of the device that the process has mapped.
+func (s *search) mappings(pid int, found *Holder) error {
+	text, err := s.maps(pid)
+	if errors.Is(err, ErrStuck) {
+		found.Silent = true
+		return nil
 	}
-	var nodes []linux.FileID
+	if err != nil {
+		return err
+	}
 	for line := range strings.Lines(text) {
 		file, area, ok := parseMapping(line)
 		if !ok {
@@ -239,20 +204,35 @@ func (s *search) mappings(pid int) ([]linux.FileID, error) {
 		if known && !isNode {
 			continue
 		}
-		node, isNode, err := s.node(s.table.path(pid, "map_files/"+area))
+		node, isNode, err := s.mapping(pid, area)
 		if err != nil {
-			// Of a filesystem that does not tell: a known node has its inode.
-			at := slices.IndexFunc(s.nodes, func(node linux.FileID) bool { return strconv.FormatUint(node.Inode, 10) == file.inode })
-			if isNode = at >= 0; isNode {
-				node = s.nodes[at]
-			}
+			found.Unknown = append(found.Unknown, fmt.Sprintf("mapping %s: %v", area, err))
+			continue
 		}
 		s.seen[file] = isNode
-		if isNode && !slices.Contains(nodes, node) {
-			nodes = append(nodes, node)
+		if isNode && !slices.Contains(found.Nodes, node) {
+			found.Nodes = append(found.Nodes, node)
 		}
 	}
-	return nodes, nil
+	return nil
+}
+
+// maps reads /proc/PID/maps, which waits where the process changes its memory and waits for
+// a filesystem.
+func (s *search) maps(pid int) (text string, err error) {
+	type answer struct {
+		text string
+		err  error
+	}
+	got := make(chan answer, 1)
+	if _, stuck := s.table.limit.Do(fmt.Sprintf("maps of %d", pid), func() {
+		text, err := s.table.read(pid, "maps")
+		got <- answer{text, err}
+	}); stuck != nil {
+		return "", stuck
+	}
+	is := <-got
+	return is.text, is.err
 }
 
 // mapped names a mapped file.
@@ -276,14 +256,4 @@ func parseMapping(line string) (file mapped, area string, ok bool) {
 		return mapped{}, "", false
 	}
 	return mapped{fields[3], fields[4]}, fmt.Sprintf("%x-%x", from, to), true
-}
-
-// node reports whether what a link of /proc leads to is a node of the device, and
-// which one. One that is gone meanwhile is not.
-func (s *search) node(path string) (linux.FileID, bool, error) {
-	info, err := linux.StatCached(path)
-	if hasEnded(err) {
-		return linux.FileID{}, false, nil
-	}
-	return info.ID, err == nil && info.IsBlockDevice() && info.Device == s.number, err
 }

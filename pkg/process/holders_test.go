@@ -55,12 +55,17 @@ func hold(how, path string) {
 		defer child.Wait()
 		defer child.Process.Kill()
 		file.Close()
-	case "by a thread":
+	case "by a thread", "by a thread with descriptors of its own":
 		// Another thread than the first one opened it, and waits in the kernel.
 		file.Close()
 		opened := make(chan bool)
 		go func() {
 			runtime.LockOSThread()
+			if how != "by a thread" {
+				if err := unix.Unshare(unix.CLONE_FILES); err != nil {
+					panic(err)
+				}
+			}
 			if _, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
 				panic(err)
 			}
@@ -161,6 +166,7 @@ func TestWaysToHold(t *testing.T) {
 	disk := rig.NewDisk(t, rig.MiB)
 	for how, namespaces := range map[string]uintptr{
 		"open": syscall.CLONE_NEWPID | syscall.CLONE_NEWNS, "mapped": syscall.CLONE_NEWPID, "by a thread": 0, "read-only": 0,
+		"by a thread with descriptors of its own": 0,
 	} {
 		t.Run(how, func(t *testing.T) {
 			holder := startHolderIn(t, how, disk.Path, namespaces)

@@ -19,15 +19,17 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
 )
 
 // Table is the table of processes. Its methods may be called concurrently.
-type Table struct{ root string }
+type Table struct {
+	root  string
+	limit *Limit
+}
 
 // New returns the table that is mounted at root, usually /proc.
-func New(root string) Table { return Table{root} }
+func New(root string) Table { return Table{root, NewLimit()} }
 
 // read reads a file of a process.
 func (t Table) read(pid int, name string) (string, error) {
@@ -268,48 +270,6 @@ func (t Table) SharesMounts(pid int) (bool, error) {
 		}
 	}
 	return false, nil
-}
-
-// IsHostRoot reports whether a directory is the root of the host's first process, or of
-// the plugin, which is what a process has as its root until its container has begun.
-// Where the first process has more capabilities than the plugin, only its own counts.
-func (t Table) IsHostRoot(directory linux.FileID) (bool, error) {
-	for _, other := range []int{1, os.Getpid()} {
-		root, err := linux.StatCached(t.path(other, "root"))
-		if errors.Is(err, fs.ErrPermission) {
-			continue
-		}
-		if err != nil {
-			return false, wrap(other, err)
-		}
-		if root.ID == directory {
-			return true, nil
-		}
-	}
-	return false, nil
-}
-
-// Commands reports whether the process has a capability by which a device obeys commands
-// that come through a descriptor for reading: CAP_SYS_RAWIO those of SCSI
-// (scsi_cmd_allowed in the kernel's drivers/scsi/scsi_ioctl.c), CAP_SYS_ADMIN those of NVMe
-// (nvme_cmd_allowed in drivers/nvme/host/ioctl.c) and of loop devices.
-func (t Table) Commands(pid int) (bool, error) {
-	const rawIO, admin = 1 << 17, 1 << 21 // linux/capability.h
-	text, err := t.read(pid, "status")
-	if err != nil {
-		return false, err
-	}
-	for line := range strings.Lines(text) {
-		// What the process, and whatever it starts, can have at most.
-		if value, ok := strings.CutPrefix(line, "CapBnd:"); ok {
-			set, err := strconv.ParseUint(strings.TrimSpace(value), 16, 64)
-			if err != nil {
-				return false, fmt.Errorf("capabilities of process %d: %w", pid, err)
-			}
-			return set&(rawIO|admin) != 0, nil
-		}
-	}
-	return false, fmt.Errorf("capabilities of process %d: its status has no CapBnd", pid)
 }
 
 // Owner returns the effective user and group of the process, as the host counts.

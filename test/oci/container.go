@@ -43,6 +43,19 @@ type Config struct {
 	CgroupV2 bool
 	// Runtime is the program that runs it: "runc" if empty, or "crun".
 	Runtime string
+	// Name is the container's name; made from Prefix if empty.
+	Name string
+	// Hooks are programs that the runtime runs while it starts the container, by the
+	// name of the hook in the OCI runtime specification, such as "createRuntime".
+	Hooks map[string]Hook
+	// Capabilities are those that it has besides CAP_MKNOD.
+	Capabilities []string
+}
+
+// Hook is a program that the runtime runs: an entry of hooks in config.json.
+type Hook struct {
+	Path string   `json:"path"`
+	Args []string `json:"args"`
 }
 
 // Dev is what the /dev of a container is.
@@ -77,7 +90,7 @@ type Container struct {
 // Start starts a container. It is the caller's to delete.
 func Start(ctx context.Context, config Config) (*Container, error) {
 	container := &Container{
-		Name:    config.Prefix + "-" + strings.ToLower(rand.Text()[:8]),
+		Name:    cmp.Or(config.Name, config.Prefix+"-"+strings.ToLower(rand.Text()[:8])),
 		Rootfs:  filepath.Join(config.Folder, "rootfs"),
 		folder:  config.Folder,
 		v2:      config.CgroupV2,

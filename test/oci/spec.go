@@ -98,7 +98,11 @@ func spec(config Config, name string) any {
 	}
 	// Among the capabilities that runtimes give to every container, the one that
 	// has to do with devices.
-	capabilities := []string{"CAP_MKNOD"}
+	capabilities := append([]string{"CAP_MKNOD"}, config.Capabilities...)
+	hooks := map[string][]Hook{}
+	for name, hook := range config.Hooks {
+		hooks[name] = []Hook{hook}
+	}
 	linux := object{
 		"namespaces":        namespaces(config),
 		"rootfsPropagation": propagation,
@@ -125,6 +129,7 @@ func spec(config Config, name string) any {
 		},
 		"mounts": mounts(config),
 		"linux":  linux,
+		"hooks":  hooks,
 	}
 }
 

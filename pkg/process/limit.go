@@ -1,0 +1,66 @@
+package process
+
+import (
+	"errors"
+	"sync"
+	"time"
+)
+
+// ErrStuck says that what was asked does not answer: a filesystem whose server hangs never
+// does.
+var ErrStuck = errors.New("it does not answer")
+
+// How long is waited for an answer, and how many questions may wait for theirs beyond that:
+// each keeps a thread.
+const (
+	limitWait = 2 * time.Second
+	maxStuck  = 32
+)
+
+// Limit runs what others can keep from ever returning, such as anything that asks a
+// filesystem of a container. Its methods may be called concurrently.
+type Limit struct {
+	wait  time.Duration
+	mu    sync.Mutex
+	stuck map[string]bool
+}
+
+// NewLimit returns a limit of two seconds.
+func NewLimit() *Limit { return &Limit{wait: limitWait, stuck: map[string]bool{}} }
+
+// Do runs f, and returns ErrStuck where it takes too long: f then goes on by itself, and
+// must use nothing that the caller closes. As long as it does, the same is not asked again:
+// then f does not begin.
+func (l *Limit) Do(what string, f func()) (begun bool, err error) {
+	if l.isStuck(what) {
+		return false, ErrStuck
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f()
+	}()
+	timer := time.NewTimer(l.wait)
+	defer timer.Stop()
+	select {
+	case <-done:
+		return true, nil
+	case <-timer.C:
+	}
+	l.mu.Lock()
+	l.stuck[what] = true
+	l.mu.Unlock()
+	go func() {
+		<-done
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		delete(l.stuck, what)
+	}()
+	return true, ErrStuck
+}
+
+func (l *Limit) isStuck(what string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.stuck[what] || len(l.stuck) >= maxStuck
+}
