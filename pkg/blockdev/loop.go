@@ -113,27 +113,36 @@ func (d *Device) setBack(status *linux.LoopStatus, options LoopOptions) error {
 			return err
 		}
 	}
-	blockSize, err := linux.LogicalBlockSize(d.file)
-	if err != nil {
+	if err := d.setBackIO(status, options.BlockSize); err != nil {
 		return err
-	}
-	if blockSize != options.BlockSize {
-		if err := linux.SetLoopBlockSize(d.file, options.BlockSize); err != nil {
-			return fmt.Errorf("%w: its blocks have %d bytes instead of %d; end the programs that use it: %w", volume.ErrInUse, blockSize, options.BlockSize, err)
-		}
-	}
-	if !status.DirectIO {
-		// Not every filesystem can, which Attach tells.
-		err := linux.SetLoopDirectIO(d.file)
-		if err != nil && !errors.Is(err, syscall.EINVAL) {
-			return err
-		}
-		status.DirectIO = err == nil
 	}
 	if status.PartScan {
 		return d.forgetPartitions()
 	}
 	return nil
+}
+
+// setBackIO gives the device its block size and direct I/O again.
+func (d *Device) setBackIO(status *linux.LoopStatus, want uint32) error {
+	blockSize, err := linux.LogicalBlockSize(d.file)
+	if err != nil {
+		return err
+	}
+	if blockSize != want {
+		if err := linux.SetLoopBlockSize(d.file, want); err != nil {
+			return fmt.Errorf("%w: its blocks have %d bytes instead of %d; end the programs that use it: %w", volume.ErrInUse, blockSize, want, err)
+		}
+	}
+	if status.DirectIO {
+		return nil
+	}
+	// Not every filesystem can, which Attach tells.
+	err = linux.SetLoopDirectIO(d.file)
+	if errors.Is(err, syscall.EINVAL) {
+		return nil
+	}
+	status.DirectIO = err == nil
+	return err
 }
 
 // forgetPartitions has the kernel forget the partitions that it has made of what stands

@@ -36,10 +36,21 @@ func isViewOf(status linux.LoopStatus, number linux.DeviceNumber) bool {
 	return status.ReadOnly && status.Device == number && status.Whole()
 }
 
-// IsViewOf reports whether the device is a read-only view of all of another.
+// IsViewOf reports whether the device is a read-only view of all of another, as it was made.
 func (d *Device) IsViewOf(base *Device) (bool, error) {
 	status, isView, err := d.viewStatus()
-	return isView && isViewOf(status, base.number) && !status.Ends && !status.PartScan, err
+	if err != nil || !isView || !isViewOf(status, base.number) || status.Ends || status.PartScan || !status.DirectIO {
+		return false, err
+	}
+	own, err := linux.LogicalBlockSize(d.file)
+	if err != nil {
+		return false, fmt.Errorf("block size of %s: %w", d, err)
+	}
+	its, err := linux.LogicalBlockSize(base.file)
+	if err != nil {
+		return false, fmt.Errorf("block size of %s: %w", base, err)
+	}
+	return own == its, nil
 }
 
 // IsView reports whether the device is a loop device that refuses all writes, as no file
@@ -92,6 +103,13 @@ func (d *Device) RestoreView(base *Device, owner string) error {
 	}
 	if !isViewOf(status, base.number) {
 		return fmt.Errorf("%w: %s does not show %s; unpublish it first", volume.ErrIncompatible, d, base)
+	}
+	blockSize, err := linux.LogicalBlockSize(base.file)
+	if err != nil {
+		return fmt.Errorf("block size of %s: %w", base, err)
+	}
+	if err := d.setBackIO(&status, blockSize); err != nil {
+		return fmt.Errorf("set back what a user of %s has changed: %w", d, err)
 	}
 	// The flag for partitions stays for as long as the view does.
 	return d.forgetPartitions()

@@ -8,9 +8,15 @@
 package attack
 
 import (
+	"os"
 	"testing"
 
 	"github.com/rawblock-csi/rawblock-csi/test/rig"
 )
 
-func TestMain(m *testing.M) { rig.Main(m) }
+func TestMain(m *testing.M) {
+	if name := os.Getenv(controlVariable); name != "" {
+		os.Exit(doControl(name))
+	}
+	rig.Main(m)
+}
