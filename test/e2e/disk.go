@@ -34,7 +34,7 @@ const diskSize = 64 << 20
 // newDisk makes a disk, and takes it away at the end.
 func (s *scene) newDisk(n node) *disk {
 	s.Helper()
-	d := &disk{scene: s, node: n, file: "/var/tmp/" + s.namespace, link: "/dev/disk/by-id/rawblock-" + s.namespace}
+	d := &disk{scene: s, node: n, file: "/var/tmp/" + s.namespace, link: "/dev/disk/by-id/virtio-rawblock-" + s.namespace}
 	n.mustShell(s, "truncate -s %d %s", diskSize, d.file)
 	s.afterwards = append(s.afterwards, func() {
 		if d.loop != "" {
