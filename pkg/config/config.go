@@ -12,10 +12,11 @@ package config
 
 import (
 	"fmt"
-	"os"
 	"slices"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
 )
 
 // DefaultDirectory is where the pool of a node without configuration has its
@@ -85,7 +86,7 @@ func Default() Config {
 // the file leaves out has its default. The error names the file, and the line
 // where there is one.
 func Load(path string) (Config, error) {
-	content, err := os.ReadFile(path)
+	content, err := linux.ReadTrusted(path)
 	if err != nil {
 		return Config{}, fmt.Errorf("read configuration: %w", err)
 	}

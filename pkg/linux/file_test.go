@@ -52,7 +52,10 @@ func TestStatAt(t *testing.T) {
 				got.Size = 0 // That of anything else has no meaning here.
 			}
 			wantFileID(t, filepath.Join(dir, test.name), got)
-			got.ID, got.Allocated = linux.FileID{}, 0
+			if above, err := linux.Stat(place); err != nil || got.Mount != above.Mount {
+				t.Errorf("it is on mount %d, its directory on %d (%v)", got.Mount, above.Mount, err)
+			}
+			got.ID, got.Allocated, got.Mount = linux.FileID{}, 0, 0
 			if got != test.want || got.IsBlockDevice() != (test.name == "block") {
 				t.Errorf("got %+v, want %+v", got, test.want)
 			}

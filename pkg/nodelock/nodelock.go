@@ -29,10 +29,13 @@ const again = 100 * time.Millisecond
 
 // Take takes the lock of the state folder, which is made where it is missing, and
 // waits for it until ctx ends. Errors: volume.ErrAborted where another process holds
-// it still.
+// it still; volume.ErrPrecondition where others than root can change the folder.
 func Take(ctx context.Context, stateDir string) (*Lock, error) {
 	if err := os.MkdirAll(stateDir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the state folder: %w", err)
+	}
+	if err := linux.CheckTrusted(stateDir); err != nil {
+		return nil, fmt.Errorf("%w: the state folder is not safe: %w", volume.ErrPrecondition, err)
 	}
 	file, err := os.OpenFile(filepath.Join(stateDir, name), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {

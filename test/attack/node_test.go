@@ -2,6 +2,7 @@ package attack
 
 import (
 	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -9,6 +10,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
@@ -81,6 +83,59 @@ func TestAttackNodeSetuid(t *testing.T) {
 	if err == nil || strings.Contains(string(output), "thehash") || !strings.Contains(string(output), "setuid") {
 		t.Errorf("a setuid rawblockctl: %v\n%s", err, output)
 	}
+}
+
+// Whoever can write to a directory that the plugin believes decides what it does, so the
+// plugin does not start.
+func TestAttackNodeWritableDirectories(t *testing.T) {
+	rig.RequireRoot(t)
+	binary := rig.Build(t, "")
+	type paths struct{ root, state, pool, socket, config string }
+	for name, c := range map[string]struct {
+		at   func(paths) string
+		make func(path string) error
+		want string
+	}{
+		"state, all may write":         {func(p paths) string { return p.state }, mode(0o777), "chmod go-w"},
+		"state, sticky":                {func(p paths) string { return p.state }, mode(0o777 | os.ModeSticky), "chmod go-w"},
+		"state, foreign":               {func(p paths) string { return p.state }, foreign, "chown root:root"},
+		"pool, all may write":          {func(p paths) string { return p.pool }, mode(0o777), "chmod go-w"},
+		"pool, foreign":                {func(p paths) string { return p.pool }, foreign, "chown root:root"},
+		"volumes of a pool":            {func(p paths) string { return filepath.Join(p.pool, "volumes") }, mode(0o777), "chmod go-w"},
+		"socket, group":                {func(p paths) string { return p.socket }, group, "chmod go-w"},
+		"socket, foreign":              {func(p paths) string { return p.socket }, foreign, "chown root:root"},
+		"configuration, all may write": {func(p paths) string { return p.config }, mode(0o666), "chmod go-w"},
+		"configuration, foreign":       {func(p paths) string { return p.config }, foreign, "chown root:root"},
+		"what is above, all may write": {func(p paths) string { return p.root }, mode(0o777), "chmod go-w"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			root := filepath.Join(t.TempDir(), "root")
+			p := paths{root, root + "/state", root + "/pool", root + "/socket", root + "/config.yaml"}
+			for _, folder := range []string{p.state, p.pool + "/volumes", p.socket} {
+				rig.Must(t, os.MkdirAll(folder, 0o700))
+			}
+			rig.Must(t, os.WriteFile(p.config, []byte("pools:\n- name: files\n  file:\n    directory: "+p.pool+"\n"), 0o600))
+			rig.Must(t, c.make(c.at(p)))
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			plugin := exec.CommandContext(ctx, binary, "--node-id=node", "--config="+p.config, "--state-dir="+p.state,
+				"--kubelet-dir="+rig.KubeletDir(t), "--endpoint=unix://"+p.socket+"/csi.sock")
+			output, err := plugin.CombinedOutput()
+			if exit := (*exec.ExitError)(nil); !errors.As(err, &exit) || exit.ExitCode() != 1 || !strings.Contains(string(output), c.want+" "+c.at(p)) {
+				t.Errorf("the plugin: %v\n%s", err, output)
+			}
+		})
+	}
+}
+
+func mode(mode os.FileMode) func(string) error {
+	return func(path string) error { return os.Chmod(path, mode) }
+}
+
+func foreign(path string) error { return os.Chown(path, 65534, 65534) }
+
+func group(path string) error {
+	return errors.Join(os.Chown(path, 0, 65534), os.Chmod(path, 0o770))
 }
 
 func build(ctx context.Context, to string) error {

@@ -105,7 +105,7 @@ func StateDir(t testing.TB) string {
 	t.Helper()
 	RequireRoot(t)
 	dir := t.TempDir()
-	Must(t, unix.Mount("rawblock-test", dir, "tmpfs", 0, ""))
+	Must(t, unix.Mount("rawblock-test", dir, "tmpfs", 0, "mode=700"))
 	t.Cleanup(func() { UnmountAll(t, dir) })
 	return dir
 }

@@ -57,7 +57,8 @@ type Pool struct {
 // New opens the pool in a folder and removes what a crash left unfinished. The
 // pool takes no more than the filesystem has to spare: where no capacity is
 // given, a part of it is left free (see reserve). Errors: volume.ErrPrecondition
-// where another process or pool uses the folder, or it is none.
+// where another process or pool uses the folder, it is none, or others than root can
+// change it.
 func New(ctx context.Context, name string, options Options, sysfs blockdev.Sysfs) (*Pool, error) {
 	options.Overcommit = max(options.Overcommit, 1)
 	p := &Pool{name: name, options: options, sysfs: sysfs, loops: blockdev.NewLoops(sysfs), metric: newMetric(name)}
@@ -66,6 +67,9 @@ func New(ctx context.Context, name string, options Options, sysfs blockdev.Sysfs
 			return nil, fmt.Errorf("%w: pool %s: directory %s, or a part of its path, is no directory: %w", volume.ErrPrecondition, name, options.Directory, err)
 		} else if err != nil {
 			return nil, fmt.Errorf("pool %s: make its directory: %w", name, err)
+		}
+		if err := linux.CheckTrusted(folder); err != nil {
+			return nil, fmt.Errorf("%w: pool %s: its directory is not safe: %w", volume.ErrPrecondition, name, err)
 		}
 	}
 	var err error
