@@ -10,6 +10,7 @@ import (
 	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	kjson "sigs.k8s.io/json"
@@ -108,6 +109,7 @@ var kinds = map[string]func() any{
 	"apps/v1 Deployment":                              func() any { return new(appsv1.Deployment) },
 	"storage.k8s.io/v1 CSIDriver":                     func() any { return new(storagev1.CSIDriver) },
 	"storage.k8s.io/v1 StorageClass":                  func() any { return new(storagev1.StorageClass) },
+	"networking.k8s.io/v1 NetworkPolicy":              func() any { return new(networkingv1.NetworkPolicy) },
 	"rbac.authorization.k8s.io/v1 Role":               func() any { return new(rbacv1.Role) },
 	"rbac.authorization.k8s.io/v1 RoleBinding":        func() any { return new(rbacv1.RoleBinding) },
 	"rbac.authorization.k8s.io/v1 ClusterRole":        func() any { return new(rbacv1.ClusterRole) },

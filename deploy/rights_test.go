@@ -1,11 +1,13 @@
 package deploy_test
 
 import (
+	"maps"
 	"slices"
 	"testing"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 )
 
@@ -168,4 +170,34 @@ func isNamespaced(object any) bool {
 		return true
 	}
 	return false
+}
+
+// Only Prometheus may read what the plugin serves on the pod network, and the policy is for
+// the pod and the port that there are.
+func TestMetricsAreForPrometheusAlone(t *testing.T) {
+	eachDeployment(t, func(t *testing.T, objects []any, pod corev1.PodSpec) {
+		policy, node := the[networkingv1.NetworkPolicy](t, objects).Spec, the[appsv1.DaemonSet](t, objects)
+		if !maps.Equal(policy.PodSelector.MatchLabels, node.Spec.Selector.MatchLabels) || !slices.Equal(policy.PolicyTypes, []networkingv1.PolicyType{networkingv1.PolicyTypeIngress}) {
+			t.Errorf("the policy is for %v, %v", policy.PodSelector.MatchLabels, policy.PolicyTypes)
+		}
+		container, _ := plugin(t, pod)
+		for _, rule := range policy.Ingress {
+			if len(rule.From) == 0 {
+				t.Error("everybody may")
+			}
+			for _, peer := range rule.From {
+				if peer.NamespaceSelector == nil || len(peer.NamespaceSelector.MatchLabels) == 0 {
+					t.Errorf("more than a namespace may: %+v", peer)
+				}
+			}
+			for _, port := range rule.Ports {
+				if !slices.ContainsFunc(container.Ports, func(p corev1.ContainerPort) bool { return p.Name == port.Port.StrVal }) {
+					t.Errorf("the plugin has no port %s", port.Port)
+				}
+			}
+			if len(rule.Ports) == 0 {
+				t.Error("every port is open")
+			}
+		}
+	})
 }
