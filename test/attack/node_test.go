@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -45,24 +46,50 @@ func TestAttackNodeLinkBelowKubelet(t *testing.T) {
 	}
 }
 
-// A flood of long messages is refused one by one, while another caller is served.
+// A flood of long messages does not end a plugin that has the memory of the manifests, and
+// another caller is served.
 func TestAttackNodeFlood(t *testing.T) {
-	plugin, ctx := rig.NewPlugin(t, nil), rig.Context(t)
+	kubeletDir := rig.KubeletDir(t)
+	plugin, ctx := rig.Start(t, rig.Build(t, ""), kubeletDir, rig.StateDir(t)), rig.Context(t)
+	_, err := plugin.NodeGetInfo(ctx, &csi.NodeGetInfoRequest{})
+	rig.Must(t, err)
+	limitMemory(t, plugin, 128*rig.MiB)
 	flood := map[string]string{"x": strings.Repeat("x", 3900<<10)}
 	var group sync.WaitGroup
 	for range 20 {
-		attacker := rig.Connect(t, plugin.Socket, plugin.KubeletDir)
-		group.Go(func() {
-			_, err := attacker.NodeStageVolume(ctx, &csi.NodeStageVolumeRequest{VolumeContext: flood})
-			if status.Code(err) != codes.ResourceExhausted {
-				t.Errorf("a message of 3.9 MB is not refused for its length: %v", status.Code(err))
-			}
-		})
-	}
-	if _, err := plugin.NodeGetInfo(ctx, &csi.NodeGetInfoRequest{}); err != nil {
-		t.Errorf("another caller is not served: %v", err)
+		attacker := rig.Connect(t, plugin.Socket, kubeletDir)
+		for range 10 {
+			group.Go(func() {
+				_, err := attacker.NodeStageVolume(ctx, &csi.NodeStageVolumeRequest{VolumeContext: flood})
+				if status.Code(err) != codes.ResourceExhausted {
+					t.Errorf("a message of 3.9 MB is not refused for its length: %v", status.Code(err))
+				}
+			})
+		}
 	}
 	group.Wait()
+	if _, err := plugin.NodeGetInfo(ctx, &csi.NodeGetInfoRequest{}); err != nil || !plugin.Runs() {
+		t.Errorf("another caller is not served: %v; the plugin runs: %t", err, plugin.Runs())
+	}
+}
+
+// limitMemory has a process end where it takes more, as a container does, in a cgroup that
+// goes with the test.
+func limitMemory(t *testing.T, plugin *rig.Process, limit int) {
+	t.Helper()
+	root, file := "/sys/fs/cgroup/memory", "memory.limit_in_bytes"
+	if _, err := os.Stat(root); err != nil {
+		root, file = "/sys/fs/cgroup", "memory.max"
+	}
+	pid := strconv.Itoa(plugin.Pid())
+	group := filepath.Join(root, "rawblock-test-"+pid)
+	rig.Must(t, os.Mkdir(group, 0o755))
+	t.Cleanup(func() {
+		plugin.Kill()
+		rig.Eventually(t, func() error { return os.Remove(group) }) // Its last moments keep the cgroup.
+	})
+	rig.Must(t, os.WriteFile(filepath.Join(group, file), []byte(strconv.Itoa(limit)), 0o600))
+	rig.Must(t, os.WriteFile(filepath.Join(group, "cgroup.procs"), []byte(pid), 0o600))
 }
 
 // A setuid rawblockctl reads no file for who may not read it.
