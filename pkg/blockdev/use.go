@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 
@@ -77,29 +76,17 @@ func (s Sysfs) related(number linux.DeviceNumber) ([]string, error) {
 	return folders, nil
 }
 
-// holders names the block devices that are built upon those in the folders, with
-// the name that an administrator gave, where device-mapper has one
-// (Documentation/ABI/testing/sysfs-block-dm).
+// holders names the block devices that are built upon those in the folders, and how to
+// end them.
 func holders(folders []string) string {
-	var names []string
+	var found []Holder
 	for _, folder := range folders {
-		entries, err := os.ReadDir(folder + "/holders")
-		if err != nil {
-			continue
-		}
-		for _, entry := range entries {
-			name := entry.Name()
-			if given, err := os.ReadFile(folder + "/holders/" + name + "/dm/name"); err == nil {
-				name = fmt.Sprintf("%s (%s)", name, strings.TrimSpace(string(given)))
-			}
-			names = append(names, name)
-		}
+		found = holdersAbove(folder, found, 0)
 	}
-	if len(names) == 0 {
+	if len(found) == 0 {
 		return ""
 	}
-	slices.Sort(names)
-	return "held by " + strings.Join(slices.Compact(names), ", ") + "; remove it from there first"
+	return "held by " + DescribeHolders(found) + "; " + RemedyForHolders(found)
 }
 
 // mounts names the place where a device in the folders is mounted, as far as
