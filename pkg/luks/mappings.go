@@ -341,9 +341,11 @@ func (m *Mappings) Close(ctx context.Context, id volume.ID) error {
 	if err != nil || !isOpen {
 		return err
 	}
-	if info, found, err := m.named(o); err != nil {
+	info, found, err := m.named(o)
+	if err != nil {
 		return err
-	} else if found {
+	}
+	if found {
 		// A mount of its node does not keep the mapping, and records can be lost.
 		if err := m.sysfs.CheckUnpublished(info.Number); err != nil {
 			return fmt.Errorf("close the mapping %s: %w", o.mapping(), err)
@@ -352,11 +354,28 @@ func (m *Mappings) Close(ctx context.Context, id volume.ID) error {
 	err = m.run(ctx, program.Command{Name: "cryptsetup", Args: []string{"close", "--batch-mode", o.mapping()}})
 	var exit *program.ExitError
 	if errors.As(err, &exit) && exit.Code == exitBusy {
+		if user := m.user(info.Number); user != nil {
+			return fmt.Errorf("close the mapping %s of volume %s: %w", o.mapping(), id, user)
+		}
 		return fmt.Errorf("%w: a process of this node has the mapping %s of volume %s open (see lsblk, and fuser on /dev/mapper/%s); end it, and the call is repeated", volume.ErrInUse, o.mapping(), id, o.mapping())
 	}
 	if err != nil {
 		return fmt.Errorf("close the mapping %s: %w", o.mapping(), err)
 	}
 	crashpoint.Here("mapping closed")
+	return nil
+}
+
+// user returns an error that says who has claimed a mapping, if anybody has. Errors:
+// volume.ErrInUse.
+func (m *Mappings) user(number linux.DeviceNumber) error {
+	device, err := blockdev.OpenNumber(number, m.sysfs)
+	if err != nil {
+		return nil //nolint:nilerr // It has gone, or cannot be asked.
+	}
+	defer device.Close()
+	if err := device.CheckFree(); errors.Is(err, volume.ErrInUse) {
+		return err
+	}
 	return nil
 }

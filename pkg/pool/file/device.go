@@ -62,7 +62,7 @@ func (p *Pool) Deactivate(ctx context.Context, name string) error {
 		return nil
 	}
 	if inUse {
-		klog.FromContext(ctx).Info("A process still has the device open; it ends when that one closes it", "pool", p.name, "name", name)
+		klog.FromContext(ctx).Info("The device stays, since it is open; it ends when the last one closes it", "pool", p.name, "name", name, "reason", p.user(p.volume(name)))
 	}
 	return err
 }
@@ -87,6 +87,26 @@ func (p *Pool) detach(ctx context.Context, e entry) (inUse bool, err error) {
 		return false, err
 	}
 	return p.loops.Detach(ctx, data)
+}
+
+// user returns an error that says who has the device of a volume open, of which detach
+// says that somebody has. It wraps volume.ErrInUse.
+func (p *Pool) user(e entry) error {
+	err := fmt.Errorf("%w: a process of this node has its device open (see losetup -l and fuser)", volume.ErrInUse)
+	data, openErr := linux.OpenPath(e.data())
+	if openErr != nil {
+		return err
+	}
+	defer data.Close()
+	device, found, findErr := p.loops.Find(data)
+	if findErr != nil || !found {
+		return err
+	}
+	defer device.Close()
+	if claim := device.CheckFree(); errors.Is(claim, volume.ErrInUse) {
+		return claim
+	}
+	return err
 }
 
 // Expand grows a volume; see driver's expander. The space is taken first, then

@@ -186,7 +186,7 @@ func (p *Pool) Delete(ctx context.Context, name string) error {
 		return err
 	}
 	if inUse {
-		return fmt.Errorf("%w: a process of this node has the device of volume %s of pool %s open (see losetup -l and fuser)", volume.ErrInUse, name, p.name)
+		return fmt.Errorf("delete volume %s of pool %s: %w", name, p.name, p.user(e))
 	}
 	return p.discard(ctx, e)
 }
