@@ -44,6 +44,7 @@ Checks:
   StaleLoop           a loop device of a volume that nobody uses
   StaleView           a read-only view that is mounted nowhere
   StaleLock           kubelet's lock over a device, without its mount
+  ForeignHolder       the host has made something of a volume that no pod has
   BackingDeleted      the file under a device is deleted, with all its data
   StageWithoutDevice  a volume is staged, and its device has gone
   OrphanStage         a volume is staged, and kubelet does not know it

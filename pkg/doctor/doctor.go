@@ -56,6 +56,7 @@ const (
 	StaleLoop          Check = "StaleLoop"
 	StaleView          Check = "StaleView"
 	StaleLock          Check = "StaleLock"
+	ForeignHolder      Check = "ForeignHolder"
 	BackingDeleted     Check = "BackingDeleted"
 	StageWithoutDevice Check = "StageWithoutDevice"
 	OrphanStage        Check = "OrphanStage"
@@ -74,8 +75,8 @@ const (
 // Checks returns all checks that there are.
 func Checks() []Check {
 	return []Check{
-		OrphanPublish, StackedMounts, StaleLoop, StaleView, StaleLock, BackingDeleted, StageWithoutDevice, OrphanStage,
-		OldRecord, DamagedRecord, DeadAttachment, NodeOnHost, OrphanClaim, DamagedTable, FailedWipe, ErrorMapping, Unseen,
+		OrphanPublish, StackedMounts, StaleLoop, StaleView, StaleLock, ForeignHolder, BackingDeleted,
+		StageWithoutDevice, OrphanStage, OldRecord, DamagedRecord, DeadAttachment, NodeOnHost, OrphanClaim, DamagedTable, FailedWipe, ErrorMapping, Unseen,
 	}
 }
 
@@ -90,6 +91,11 @@ type tableRepairer interface{ RepairTable(disk string) error }
 // deactivator is a pool that gives up the device of a volume that nobody uses.
 type deactivator interface {
 	Deactivate(ctx context.Context, name string) error
+}
+
+// reporter is a pool that knows the devices of a volume; the conditions are for others.
+type reporter interface {
+	VolumeHealth(ctx context.Context, name string) ([]volume.Condition, []linux.DeviceNumber, error)
 }
 
 // deleter is a pool that removes volumes.
@@ -126,10 +132,10 @@ func (d *Doctor) Findings(ctx context.Context) ([]Finding, error) {
 	if err != nil {
 		return nil, err
 	}
-	return d.examine(s), nil
+	return d.examine(ctx, s), nil
 }
 
-func (d *Doctor) examine(s *inspect.Survey) []Finding {
+func (d *Doctor) examine(ctx context.Context, s *inspect.Survey) []Finding {
 	e := &examination{Doctor: d, survey: s}
 	e.prepare()
 	for _, check := range []func(){
@@ -137,6 +143,7 @@ func (d *Doctor) examine(s *inspect.Survey) []Finding {
 	} {
 		check()
 	}
+	e.holders(ctx)
 	slices.SortFunc(e.found, func(a, b Finding) int {
 		return cmp.Or(cmp.Compare(slices.Index(Checks(), a.Check), slices.Index(Checks(), b.Check)), cmp.Compare(a.Subject, b.Subject))
 	})

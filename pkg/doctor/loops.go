@@ -76,7 +76,7 @@ func (e *examination) volumeLoop(loop blockdev.LoopDevice) {
 		if id = e.volumeOf(loop); id == "" {
 			return // No pool of this node has such a file: it is for somebody else to say.
 		}
-		if e.isAttachedAs(id) {
+		if e.isAttachedAs(id) || len(e.foreignHolders(loop.Number)) > 0 {
 			return
 		}
 		f.Message = fmt.Sprintf("%s is the device of volume %s, which is not staged", loop.Path, id)

@@ -114,6 +114,12 @@ func (s *Survey) Status() Status { return s.pool.Status() }
 // Medium returns where a volume is. Errors: volume.ErrNotFound.
 func (s *Survey) Medium(name string) (volume.Medium, error) { return s.pool.Medium(name) }
 
+// VolumeHealth returns what is wrong with a volume, and its device. Errors:
+// volume.ErrNotFound.
+func (s *Survey) VolumeHealth(ctx context.Context, name string) ([]volume.Condition, []linux.DeviceNumber, error) {
+	return s.pool.VolumeHealth(ctx, name)
+}
+
 // Capacity returns what could be made if the plugin ran.
 func (s *Survey) Capacity(context.Context, map[string]string) (volume.Capacity, error) {
 	return s.pool.capacity(wipeDiscard), nil
