@@ -121,7 +121,14 @@ func (s Sysfs) ReleaseLoop(id LoopID) error {
 // ReleaseHolds ends what an owner, or with "" whoever, holds a loop device with, by the
 // labels: nobody is given a hold, and who gives that label to a loop device loses it.
 func (s Sysfs) ReleaseHolds(number linux.DeviceNumber, owner string) error {
-	minors, err := s.loopsOver("/" + filepath.Base(linux.LoopPath(number.Minor)))
+	path, err := s.NodePath(number)
+	if errors.Is(err, volume.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	minors, err := s.loopsOver("/" + filepath.Base(path))
 	if err != nil {
 		return err
 	}
@@ -150,7 +157,15 @@ func (s Sysfs) ReleaseView(minor uint32) error {
 		return fmt.Errorf("open read-only view: %w", err)
 	}
 	defer loop.Close()
-	return clearReadOnly(loop)
+	// Its status is not asked: the file that it shows now may be on a dead filesystem.
+	readOnly, err := readNumber(s.device(linux.DeviceNumber{Major: linux.LoopMajor, Minor: minor}), "ro")
+	if err != nil || readOnly == 0 {
+		return err
+	}
+	if err := ignoreUnset(linux.ClearLoop(loop)); err != nil {
+		return fmt.Errorf("detach read-only view: %w", err)
+	}
+	return nil
 }
 
 func clearReadOnly(loop linux.Descriptor) error {

@@ -9,8 +9,6 @@ import (
 	"slices"
 	"strings"
 
-	"k8s.io/mount-utils"
-
 	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
 )
@@ -69,16 +67,13 @@ func (s Sysfs) HostDevices(isPools func(disk linux.DeviceNumber) (bool, error)) 
 // exposed returns the devices whose nodes are mounted, as those of published volumes are,
 // and those that a loop device shows, with the reason.
 func (s Sysfs) exposed() (map[linux.DeviceNumber]string, error) {
-	table, err := mount.ParseMountInfo("/proc/self/mountinfo")
+	table, err := nodeMounts()
 	if err != nil {
-		return nil, fmt.Errorf("read the mount table: %w", err)
+		return nil, err
 	}
 	reasons := map[linux.DeviceNumber]string{}
 	for _, m := range table {
-		if m.Root == "/" || !slices.Contains(nodeFilesystems, m.FsType) {
-			continue
-		}
-		// What hides the place hides no device of the host's: only what is published counts.
+		// Where something is mounted over it, the node below is no published volume's.
 		if info, err := linux.StatPath(m.MountPoint); err == nil && info.IsBlockDevice() {
 			reasons[info.Device] = "it is mounted at " + m.MountPoint + ", as a published volume"
 		} else if err != nil && !errors.Is(err, fs.ErrNotExist) {

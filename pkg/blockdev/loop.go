@@ -208,12 +208,13 @@ func (l *Loops) Detach(ctx context.Context, file linux.Descriptor) (inUse bool, 
 	if err != nil || !found {
 		return false, err
 	}
-	if err := clearLoop(minor, info.ID); err != nil {
-		return false, fmt.Errorf("detach loop device %d: %w", minor, err)
-	}
-	// Whose record was lost: what is detached is held for nobody.
+	// Of a volume whose record was lost nobody else releases the hold. It comes first: once
+	// the device is detached, its number can be another's.
 	if err := l.sysfs.ReleaseHolds(linux.DeviceNumber{Major: linux.LoopMajor, Minor: minor}, ""); err != nil {
 		return false, err
+	}
+	if err := clearLoop(minor, info.ID); err != nil {
+		return false, fmt.Errorf("detach loop device %d: %w", minor, err)
 	}
 	crashpoint.Here("loop device detached")
 	l.mu.Lock()

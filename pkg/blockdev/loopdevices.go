@@ -39,7 +39,7 @@ type LoopDevice struct {
 
 // LoopDevices returns the loop devices that are set up. It opens each for a moment,
 // which keeps one that is being detached alive for as long. One that goes meanwhile
-// is left out.
+// is left out, as is one whose file does not answer.
 func (s Sysfs) LoopDevices() ([]LoopDevice, error) {
 	minors, err := s.loops()
 	if err != nil {
@@ -76,8 +76,8 @@ func (s Sysfs) describeLoop(minor uint32, loop linux.Descriptor) (LoopDevice, er
 	if errors.Is(err, syscall.ENXIO) {
 		return LoopDevice{}, fmt.Errorf("%w: loop device %d is not set up", volume.ErrNotFound, minor)
 	}
-	if err != nil {
-		return LoopDevice{}, fmt.Errorf("status of loop device %d: %w", minor, err)
+	if err != nil { // Its file is on a filesystem that is dead.
+		return LoopDevice{}, fmt.Errorf("%w: loop device %d shows a file that does not answer: %w", volume.ErrNotFound, minor, err)
 	}
 	found := LoopDevice{
 		Number: linux.DeviceNumber{Major: linux.LoopMajor, Minor: minor}, Path: linux.LoopPath(minor),
@@ -89,7 +89,7 @@ func (s Sysfs) describeLoop(minor uint32, loop linux.Descriptor) (LoopDevice, er
 	if found.Label, err = linux.LoopLabel(loop); err != nil && !errors.Is(err, syscall.ENXIO) {
 		return LoopDevice{}, fmt.Errorf("label of loop device %d: %w", minor, err)
 	}
-	found.IsHold = status.ReadOnly && status.Device.Major == linux.LoopMajor && strings.HasPrefix(found.Label, holdPrefix)
+	found.IsHold = status.ReadOnly && status.Device != (linux.DeviceNumber{}) && strings.HasPrefix(found.Label, holdPrefix)
 	// A user may have had a view show a file, which leaves the label as it is, or set that.
 	found.IsView = status.ReadOnly && !found.IsHold && (status.Device != (linux.DeviceNumber{}) || strings.HasPrefix(found.Label, viewPrefix))
 	backing, err := readText(s.path("block", filepath.Base(found.Path)), "loop/backing_file")

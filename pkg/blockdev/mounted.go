@@ -39,9 +39,9 @@ func (s Sysfs) Mounted(number linux.DeviceNumber) ([]Mounted, error) {
 	if err != nil {
 		return nil, err
 	}
-	table, err := mount.ParseMountInfo("/proc/self/mountinfo")
+	table, err := nodeMounts()
 	if err != nil {
-		return nil, fmt.Errorf("read the mount table: %w", err)
+		return nil, err
 	}
 	loops := map[linux.DeviceNumber]linux.LoopStatus{}
 	var found []Mounted
@@ -57,15 +57,25 @@ func (s Sysfs) Mounted(number linux.DeviceNumber) ([]Mounted, error) {
 	return found, nil
 }
 
-// nodeFilesystems are those that device nodes are in: the kernel makes all of them in
-// one (drivers/base/devtmpfs.c), and a machine may do without it. None ever hangs,
-// which a look at a mount point of another could.
-var nodeFilesystems = []string{"devtmpfs", "tmpfs"}
+// nodeMounts returns the mounts of parts of the filesystem that the host's device nodes are
+// in, as those of published volumes are. A node elsewhere says nothing: a pod makes one with
+// any number in a tmpfs of its own, and has kubelet mount it (subPath). Nor does it hang,
+// which a look at a mount point of another filesystem could.
+func nodeMounts() ([]mount.MountInfo, error) {
+	dev, err := linux.StatPath("/dev")
+	if err != nil {
+		return nil, fmt.Errorf("look at the directory of device nodes: %w", err)
+	}
+	table, err := mount.ParseMountInfo("/proc/self/mountinfo")
+	if err != nil {
+		return nil, fmt.Errorf("read the mount table: %w", err)
+	}
+	return slices.DeleteFunc(table, func(m mount.MountInfo) bool {
+		return m.Root == "/" || uint64(m.Major) != uint64(dev.ID.Device.Major) || uint64(m.Minor) != uint64(dev.ID.Device.Minor) //nolint:gosec // Device numbers are not negative.
+	}), nil
+}
 
 func mountOf(m *mount.MountInfo, path string, number linux.DeviceNumber, loops map[linux.DeviceNumber]linux.LoopStatus) (Mounted, bool, error) {
-	if m.Root == "/" || !slices.Contains(nodeFilesystems, m.FsType) {
-		return Mounted{}, false, nil
-	}
 	if m.FsType == "devtmpfs" && "/dev"+m.Root == path {
 		return Mounted{Path: m.MountPoint}, true, nil
 	}
@@ -97,7 +107,8 @@ func ViewOf(device, number linux.DeviceNumber) (is, readOnly bool, err error) {
 }
 
 // loopStatus returns the status of a loop device; the zero value where it is none, or
-// none that is set up. It opens the device for a moment, once for each in seen.
+// none that is set up, or shows a file that does not answer: whoever has a read-only view can
+// have it show one on a filesystem that is dead, and a node of a device always answers. It opens the device for a moment, once for each in seen.
 func loopStatus(number linux.DeviceNumber, seen map[linux.DeviceNumber]linux.LoopStatus) (linux.LoopStatus, error) {
 	if number.Major != linux.LoopMajor {
 		return linux.LoopStatus{}, nil
@@ -114,8 +125,8 @@ func loopStatus(number linux.DeviceNumber, seen map[linux.DeviceNumber]linux.Loo
 	}
 	defer loop.Close()
 	status, err := linux.StatusOfLoop(loop)
-	if err = ignoreUnset(err); err != nil {
-		return linux.LoopStatus{}, fmt.Errorf("status of loop device %d: %w", number.Minor, err)
+	if err != nil {
+		status = linux.LoopStatus{}
 	}
 	seen[number] = status
 	return status, nil

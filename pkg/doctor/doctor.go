@@ -219,7 +219,7 @@ func (d *Doctor) checkUnheld(ctx context.Context, devices []linux.DeviceNumber) 
 		}
 		var names []string
 		for _, holder := range holders {
-			if !holder.IsKnown() && len(holder.Unknown) == 0 && holder.Container == "" {
+			if !holder.IsKnown() && holder.Container == "" {
 				continue // Nothing was given to it.
 			}
 			names = append(names, fmt.Sprintf("process %d (%s)", holder.PID, holder.Command))

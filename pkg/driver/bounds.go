@@ -16,7 +16,7 @@ const (
 	// wait for a disk that hangs.
 	maxStreams = 32
 	// maxConnections is how many connections are served: kubelet makes one for each call,
-	// and who comes then waits to be accepted.
+	// and who comes then waits in the kernel's queue (listen(2)).
 	maxConnections = 32
 )
 

@@ -22,7 +22,8 @@ type controller struct {
 	// expansion says that ControllerExpandVolume is offered.
 	expansion bool
 	publisher *publish.Publisher
-	reports   *reports
+	attachments
+	reports *reports
 	// inflight is shared with the Node service.
 	inflight *inflight.Names
 }
@@ -101,6 +102,9 @@ func (c *controller) DeleteVolume(ctx context.Context, req *csi.DeleteVolumeRequ
 	}
 	if _, err := pool.Get(ctx, id.Name); errors.Is(err, volume.ErrNotFound) && id.Node != c.node {
 		return nil, elsewhere(id, c.node)
+	}
+	if err := c.CheckReleased(ctx, volumeID); err != nil {
+		return nil, err
 	}
 	// What is staged and nowhere published has no user.
 	if err := c.publisher.Unstage(volumeID); err != nil {

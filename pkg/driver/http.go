@@ -11,10 +11,9 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/net/netutil"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
-
-	"github.com/rawblock-csi/rawblock-csi/pkg/socket"
 )
 
 // answerTimeout is how long the plugin may take to answer its own liveness check.
@@ -59,7 +58,7 @@ func serveHTTP(ctx context.Context, address string, handler http.Handler) error 
 		server.Close() //nolint:errcheck,gosec // Nobody waits for a metric while the plugin stops.
 	})
 	defer stop()
-	if err := server.Serve(socket.Limit(listener, maxConnections)); !errors.Is(err, http.ErrServerClosed) {
+	if err := server.Serve(netutil.LimitListener(listener, maxConnections)); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve --metrics-address: %w", err)
 	}
 	return nil

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"sync/atomic"
 
+	"golang.org/x/net/netutil"
 	"google.golang.org/grpc"
 	"k8s.io/klog/v2"
 	registerapi "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
@@ -40,7 +41,7 @@ func (r *registration) serve(ctx context.Context, directory string) error {
 	}
 	server := grpc.NewServer(bounds()...)
 	registerapi.RegisterRegistrationServer(server, r)
-	return serve(ctx, server, socket.Limit(listener, maxConnections))
+	return serve(ctx, server, netutil.LimitListener(listener, maxConnections))
 }
 
 // wait returns kubelet's refusal, which ends the plugin: kubelet asks again once

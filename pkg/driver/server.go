@@ -9,6 +9,7 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"k8s.io/klog/v2"
@@ -140,7 +141,7 @@ func Run(ctx context.Context, options Options) error {
 		}
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return serve(ctx, server, socket.Limit(listener, maxConnections)) })
+	group.Go(func() error { return serve(ctx, server, netutil.LimitListener(listener, maxConnections)) })
 	group.Go(func() error { return reports.monitor.Follow(ctx) })
 	ready := probe.check
 	if options.RegistrationDir != "" {
@@ -192,11 +193,12 @@ func (o Options) register(server *grpc.Server, paths kubeletDir, probe func() er
 	})
 	if len(o.Pools) > 0 {
 		csi.RegisterControllerServer(server, &controller{
-			volumes:   volumes,
-			expansion: o.ControllerExpansion,
-			publisher: o.Publisher,
-			reports:   reports,
-			inflight:  calls,
+			volumes:     volumes,
+			expansion:   o.ControllerExpansion,
+			publisher:   o.Publisher,
+			attachments: attachments,
+			reports:     reports,
+			inflight:    calls,
 		})
 	}
 	return reports

@@ -104,9 +104,9 @@ func (m *Manager) holders(ctx context.Context, one *record, number linux.DeviceN
 	var found []Holder
 	for _, holder := range all {
 		// Of one that does not answer, only what was given to its container matters: else
-		// each process that hangs would keep all devices.
-		if !holder.IsKnown() && len(holder.Unknown) == 0 && holder.Container != one.ContainerID {
-			klog.FromContext(ctx).Info("A process does not tell what it has mapped, passing it over", "attachment", one.ID, "pid", holder.PID)
+		// each process of the node that hides or hangs would keep all devices.
+		if !holder.IsKnown() && holder.Container != one.ContainerID {
+			klog.FromContext(ctx).Info("A process of another container does not tell what it has open, passing it over", "attachment", one.ID, "pid", holder.PID)
 			continue
 		}
 		if !one.sharing() || one.isHeldBy(holder) {

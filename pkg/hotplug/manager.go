@@ -42,8 +42,9 @@ type volumes interface {
 	// its number until ReleaseViewFor. Both may be repeated.
 	ViewFor(volumeID, reader string, device *blockdev.Device) (*blockdev.Device, error)
 	ReleaseViewFor(volumeID, reader string) error
-	// Hold holds a staged device, if it is a loop device: whoever has it open can
-	// detach it, and the kernel would give its number to another. It may be repeated.
+	// Hold holds a staged device: a pool sees by that that somebody has it, and whoever
+	// has a loop device open could detach it, and its number be given to another. It may
+	// be repeated.
 	Hold(volumeID string, device *blockdev.Device) error
 	// Targets returns where the volume is published.
 	Targets(volumeID string) ([]string, error)

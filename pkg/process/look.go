@@ -21,8 +21,9 @@ import (
 //   - No server is asked: what the kernel remembers of a file has its type.
 //   - What is not answered is asked of the open file itself: only one of a block device tells
 //     the number of its disk, whatever has become of the filesystem that its node is on.
-//   - A file of another user's FUSE is no device where the filesystem is mounted with nodev,
-//     as all are that users mount.
+//   - A mapping, or a descriptor of a thread's own, of a file of another user's FUSE is no
+//     device where the filesystem is mounted with nodev, as fusermount does. Who may mount
+//     otherwise may also remount.
 //   - Each question has a time limit.
 
 // answer is what is known of an open or mapped file.
@@ -30,15 +31,17 @@ type answer struct {
 	node linux.FileID
 	is   bool
 	err  error
+	// opened is closed once the answer is given, which may hang.
+	opened *linux.File
 }
 
 // descriptor reports whether the process has the device open by a descriptor, and by which
 // node. Errors: what could not be looked at, and may be the device.
 func (s *search) descriptor(pid int, folder, name string) (linux.FileID, bool, error) {
 	path := s.table.path(pid, folder+"fd/"+name)
-	found := s.ask(path, func() answer { return s.peek(path) })
+	found := ask(s.table.peeks, path, func() answer { return s.peek(path) })
 	if found.err != nil {
-		found = s.ask(path+" itself", func() answer { return s.askDescriptor(pid, folder, name, found.err) })
+		found = ask(s.table.limit, path, func() answer { return s.askDescriptor(pid, folder, name, found.err) })
 	}
 	if found.err != nil || !found.is {
 		return found.node, false, found.err
@@ -50,19 +53,28 @@ func (s *search) descriptor(pid int, folder, name string) (linux.FileID, bool, e
 // mapping does the same for an area of its memory.
 func (s *search) mapping(pid int, area string) (linux.FileID, bool, error) {
 	path := s.table.path(pid, "map_files/"+area)
-	found := s.ask(path, func() answer { return s.peek(path) })
+	found := ask(s.table.peeks, path, func() answer { return s.peek(path) })
 	if found.err != nil {
-		found = s.ask(path+" itself", func() answer { return s.askMapping(path, found.err) })
+		found = ask(s.table.limit, path, func() answer { return s.askMapping(path, found.err) })
 	}
 	return found.node, found.is, found.err
 }
 
-func (s *search) ask(what string, question func() answer) answer {
+func ask(limit *Limit, what string, question func() answer) answer {
 	got := make(chan answer, 1)
-	if _, err := s.table.limit.Do(what, func() { got <- question() }); err != nil {
+	_, err := limit.Do(what, func() {
+		found := question()
+		got <- found
+		if found.opened != nil {
+			found.opened.Close()
+		}
+	})
+	select {
+	case found := <-got:
+		return found
+	default:
 		return answer{err: err}
 	}
-	return <-got
 }
 
 // peek looks at what a link of /proc leads to. One that is gone meanwhile is not the device.
@@ -71,13 +83,13 @@ func (s *search) peek(path string) answer {
 	if hasEnded(err) {
 		return answer{}
 	}
-	return answer{info.ID, err == nil && info.IsBlockDevice() && info.Device == s.number, err}
+	return answer{node: info.ID, is: err == nil && info.IsBlockDevice() && info.Device == s.number, err: err}
 }
 
-// askDescriptor asks the open file of a descriptor. Why it did not say so by itself decides
-// whether it is safe to: it is closed again, which asks a server too.
+// askDescriptor asks the open file of a descriptor. The one of a
+// thread with descriptors of its own cannot be had.
 func (s *search) askDescriptor(pid int, folder, name string, why error) answer {
-	if errors.Is(why, fs.ErrPermission) || folder != "" {
+	if folder != "" {
 		return noDevice(s.table.path(pid, folder+"fd/"+name), why)
 	}
 	held, err := linux.OpenProcess(pid)
@@ -99,12 +111,14 @@ func (s *search) askDescriptor(pid int, folder, name string, why error) answer {
 	if err != nil {
 		return answer{err: fmt.Errorf("%w (%w)", why, err)}
 	}
-	defer func() { go file.Close() }() // The answer need not wait for that.
 	if errors.Is(why, ErrStuck) {
+		// What the kernel remembers, now of the file itself.
 		info, err := linux.Peek(file)
-		return answer{info.ID, err == nil && info.IsBlockDevice() && info.Device == s.number, err}
+		return answer{info.ID, err == nil && info.IsBlockDevice() && info.Device == s.number, err, file}
 	}
-	return s.askFile(file, why)
+	found := s.askFile(file, why)
+	found.opened = file
+	return found
 }
 
 // askMapping opens a mapped file anew, as there is no descriptor of it. On a filesystem that

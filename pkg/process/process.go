@@ -24,12 +24,14 @@ import (
 
 // Table is the table of processes. Its methods may be called concurrently.
 type Table struct {
-	root  string
-	limit *Limit
+	root string
+	// peeks is for what asks no server, limit for what may: who fills the one does not
+	// fill the other.
+	peeks, limit *Limit
 }
 
 // New returns the table that is mounted at root, usually /proc.
-func New(root string) Table { return Table{root, NewLimit()} }
+func New(root string) Table { return Table{root, NewLimit(), NewLimit()} }
 
 // read reads a file of a process.
 func (t Table) read(pid int, name string) (string, error) {

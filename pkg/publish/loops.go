@@ -3,7 +3,6 @@ package publish
 import (
 	"errors"
 	"fmt"
-	"path/filepath"
 	"strconv"
 
 	"github.com/rawblock-csi/rawblock-csi/pkg/blockdev"
@@ -25,10 +24,12 @@ const (
 	noTarget   = "-" // No field of a record is empty.
 )
 
-// loops are a loop device that is handed out, and the one that holds it.
+// loops are a device that is handed out, mostly a loop device, and the one that holds it.
 type loops struct {
-	handedOut, hold blockdev.LoopID
-	bootID          string
+	number linux.DeviceNumber
+	seq    uint64
+	hold   blockdev.LoopID
+	bootID string
 	// target is that of a view; noTarget stands for that of a staged device.
 	target string
 }
@@ -36,52 +37,63 @@ type loops struct {
 func viewRecord(target string) string { return viewPrefix + shortHash(target) }
 
 func (l loops) String() string {
-	return fmt.Sprintf("loop=%d diskseq=%d hold=%d holdseq=%d boot=%s target=%s",
-		l.handedOut.Minor, l.handedOut.Seq, l.hold.Minor, l.hold.Seq, l.bootID, l.target)
+	return fmt.Sprintf("device=%s diskseq=%d hold=%d holdseq=%d boot=%s target=%s", l.number, l.seq, l.hold.Minor, l.hold.Seq, l.bootID, l.target)
 }
 
+// view is the loop device that is handed out as a view.
+func (l loops) view() blockdev.LoopID { return blockdev.LoopID{Minor: l.number.Minor, Seq: l.seq} }
+
 func parseLoops(text string) (loops, error) {
-	values, err := fields(text, "loop", "diskseq", "hold", "holdseq", "boot", "target")
+	values, err := fields(text, "device", "diskseq", "hold", "holdseq", "boot", "target")
 	if err != nil {
 		return loops{}, err
 	}
-	var numbers [4]uint64
+	number, err := linux.ParseDeviceNumber(values[0])
+	if err != nil {
+		return loops{}, fmt.Errorf("record %q: %w", text, err)
+	}
+	var numbers [3]uint64
 	for i := range numbers {
-		if numbers[i], err = strconv.ParseUint(values[i], 10, 64); err != nil {
+		if numbers[i], err = strconv.ParseUint(values[i+1], 10, 64); err != nil {
 			return loops{}, fmt.Errorf("record %q: %w", text, err)
 		}
 	}
 	return loops{
-		handedOut: blockdev.LoopID{Minor: uint32(numbers[0]), Seq: numbers[1]}, //nolint:gosec // Minor numbers have 20 bits.
-		hold:      blockdev.LoopID{Minor: uint32(numbers[2]), Seq: numbers[3]}, //nolint:gosec // The same.
-		bootID:    values[4], target: values[5],
+		number: number, seq: numbers[0],
+		hold:   blockdev.LoopID{Minor: uint32(numbers[1]), Seq: numbers[2]}, //nolint:gosec // Minor numbers have 20 bits.
+		bootID: values[4], target: values[5],
 	}, nil
 }
 
 // loops returns a record of loop devices. One of an earlier boot does not count, nor one
 // that cannot be understood.
 func (r records) loops(name, bootID string) (found loops, ok bool, err error) {
-	text, err := linux.ReadLink(filepath.Join(r.folder, name))
-	if noFolder(err) {
+	text, ok, err := r.read(name)
+	if err != nil || !ok {
+		return loops{}, false, err
+	}
+	if found, err = parseLoops(text); err != nil {
+		r.complain(err)
 		return loops{}, false, nil
 	}
-	if err != nil {
-		return loops{}, false, fmt.Errorf("read a record of loop devices: %w", err)
-	}
-	found, err = parseLoops(text)
-	return found, err == nil && found.bootID == bootID, nil //nolint:nilerr // doctor tells of it.
+	return found, found.bootID == bootID, nil
 }
 
-// holdStaged holds a staged device that is a loop device, and finds its hold again.
+// holdStaged holds a staged device that is a loop device.
 func (p *Publisher) holdStaged(records records, device *blockdev.Device) error {
 	if !device.IsLoop() {
 		return nil
 	}
+	return p.hold(records, device)
+}
+
+// hold holds a staged device, and finds its hold again.
+func (p *Publisher) hold(records records, device *blockdev.Device) error {
 	is, found, err := records.loops(holdRecord, p.bootID)
 	if err != nil {
 		return err
 	}
-	if found && is.handedOut == device.LoopID() {
+	if found && is.number == device.Number() && is.seq == device.DiskSeq() {
 		if held, err := p.sysfs.IsOver(is.hold, device.Number()); held || err != nil {
 			return err
 		}
@@ -91,7 +103,7 @@ func (p *Publisher) holdStaged(records records, device *blockdev.Device) error {
 		return err
 	}
 	crashpoint.Here("staged device held")
-	text := loops{device.LoopID(), hold, p.bootID, noTarget}.String()
+	text := loops{device.Number(), device.DiskSeq(), hold, p.bootID, noTarget}.String()
 	if err := records.write(holdRecord, text); err != nil {
 		return errors.Join(err, p.sysfs.ReleaseLoop(hold))
 	}
@@ -104,20 +116,47 @@ func (p *Publisher) releaseStaged(records records) error {
 	if err != nil {
 		return err
 	}
-	number := is.handedOut.Number()
-	if !found {
+	number, own := is.number, false
+	if found {
+		own, err = p.sysfs.IsOver(is.hold, number)
+	} else {
 		// That record may have been lost, and not the other one.
-		record, staged, err := records.staged(p.bootID)
-		if err != nil || !staged || record.number.Major != linux.LoopMajor {
+		number, own, err = p.stagedDevice(records)
+	}
+	if err != nil {
+		return err
+	}
+	if own {
+		// All of them: a plugin that was killed may have left one that it had not recorded.
+		if err := p.sysfs.ReleaseHolds(number, p.owner); err != nil {
 			return err
 		}
-		number = record.number
 	}
-	if err := p.sysfs.ReleaseHolds(number, p.owner); err != nil {
-		return err
+	if own && found { // By this one alone where the disk has gone.
+		if err := p.sysfs.ReleaseLoop(is.hold); err != nil {
+			return err
+		}
 	}
 	crashpoint.Here("hold of staged device released")
 	return records.remove(holdRecord)
+}
+
+// stagedDevice returns the number of the device that is staged, and whether it still is that
+// one, and not another's.
+func (p *Publisher) stagedDevice(records records) (number linux.DeviceNumber, own bool, err error) {
+	record, found, err := records.staged(p.bootID)
+	if err != nil || !found {
+		return record.number, false, err
+	}
+	device, err := blockdev.OpenNumber(record.number, p.sysfs)
+	if errors.Is(err, volume.ErrNotFound) || errors.Is(err, volume.ErrMismatch) {
+		return record.number, false, nil
+	}
+	if err != nil {
+		return record.number, false, err
+	}
+	defer device.Close()
+	return record.number, record.isSame(device), nil
 }
 
 // makeView sets up the read-only view for a target, in place of one that is recorded
@@ -144,7 +183,7 @@ func (p *Publisher) holdView(records records, view *blockdev.Device, target stri
 		return err
 	}
 	crashpoint.Here("read-only view held")
-	text := loops{handedOut: view.LoopID(), hold: hold, bootID: p.bootID, target: target}.String()
+	text := loops{view.Number(), view.DiskSeq(), hold, p.bootID, target}.String()
 	if err := records.write(viewRecord(target), text); err != nil {
 		return errors.Join(err, p.sysfs.ReleaseLoop(hold))
 	}
@@ -172,7 +211,7 @@ func (p *Publisher) restoreView(view, device *blockdev.Device, target Target) er
 		return err
 	case intact && held:
 		return nil
-	case !intact && !held && (!found || is.handedOut != view.LoopID()):
+	case !intact && !held && (!found || is.view() != view.LoopID()):
 		return fmt.Errorf("%w: %s at %s is no read-only view of %s any more; unpublish it first", volume.ErrIncompatible, view, target.Path, device)
 	case !intact:
 		// The record must have the number that it gets: until then, the hold tells.
@@ -181,10 +220,11 @@ func (p *Publisher) restoreView(view, device *blockdev.Device, target Target) er
 		}
 		crashpoint.Here("read-only view restored")
 	}
-	if err := p.holdView(records, view, target.Path); err != nil || !found {
-		return err
+	if !held {
+		return p.holdView(records, view, target.Path)
 	}
-	return p.sysfs.ReleaseLoop(is.hold)
+	is.seq = view.DiskSeq()
+	return records.write(viewRecord(target.Path), is.String())
 }
 
 // releaseView ends the view that is recorded for a target, and then its hold, which
@@ -194,20 +234,21 @@ func (p *Publisher) releaseView(records records, target string) error {
 	if err != nil || !found {
 		return err
 	}
-	held, err := p.sysfs.IsOver(is.hold, is.handedOut.Number())
+	held, err := p.sysfs.IsOver(is.hold, is.number)
 	if err != nil {
 		return err
 	}
-	if held {
-		err = p.sysfs.ReleaseView(is.handedOut.Minor)
-	} else {
-		err = p.sysfs.ReleaseLoop(is.handedOut)
+	if !held { // Its number may be another's by now.
+		if err := p.sysfs.ReleaseLoop(is.view()); err != nil {
+			return err
+		}
+		return records.remove(viewRecord(target))
 	}
-	if err != nil {
+	if err := p.sysfs.ReleaseView(is.number.Minor); err != nil {
 		return err
 	}
 	crashpoint.Here("read-only view released")
-	if err := p.sysfs.ReleaseHolds(is.handedOut.Number(), p.owner); err != nil {
+	if err := p.sysfs.ReleaseHolds(is.number, p.owner); err != nil {
 		return err
 	}
 	crashpoint.Here("hold of read-only view released")

@@ -134,7 +134,7 @@ func (p *Publisher) isView(published *blockdev.Device, target Target) (bool, err
 	}
 	is, found, err := p.records(target.VolumeID).loops(viewRecord(target.Path), p.bootID)
 	if err != nil || found {
-		return found && is.handedOut.Minor == published.Number().Minor, err
+		return found && is.number == published.Number(), err
 	}
 	shown, err := published.Shown()
 	return shown != published.Number(), err

@@ -19,14 +19,14 @@ func (p *Publisher) ViewFor(volumeID, reader string, device *blockdev.Device) (*
 	}
 	if found {
 		// Only while it is held the number is not another's.
-		if found, err = p.sysfs.IsOver(is.hold, is.handedOut.Number()); err != nil {
+		if found, err = p.sysfs.IsOver(is.hold, is.number); err != nil {
 			return nil, err
 		}
 	}
 	if !found {
 		return p.makeView(device, target)
 	}
-	view, err := blockdev.OpenNumber(is.handedOut.Number(), p.sysfs)
+	view, err := blockdev.OpenNumber(is.number, p.sysfs)
 	if err != nil {
 		return nil, err
 	}
@@ -42,8 +42,9 @@ func (p *Publisher) ReleaseViewFor(volumeID, reader string) error {
 	return p.releaseView(p.records(volumeID), reader)
 }
 
-// Hold holds the staged device of a volume, if it is a loop device, for as long as it is
-// staged: as Stage does, where the hold was lost. It may be repeated.
+// Hold holds the staged device of a volume, whatever it is, for as long as it is staged:
+// what a running container has is no mount, and a pool that looks for disks sees the loop
+// device over it (blockdev.CheckUnexposed). It may be repeated.
 func (p *Publisher) Hold(volumeID string, device *blockdev.Device) error {
-	return p.holdStaged(p.records(volumeID), device)
+	return p.hold(p.records(volumeID), device)
 }

@@ -124,7 +124,7 @@ func FuzzParsePublication(f *testing.F) {
 // A record of loop devices that cannot be read back would leave them behind.
 func TestLoopsAreReadBack(t *testing.T) {
 	for _, target := range []string{noTarget, "/var/lib/kubelet/a target"} {
-		want := loops{blockdev.LoopID{Minor: 1, Seq: 2}, blockdev.LoopID{Minor: 3, Seq: 4}, "boot", target}
+		want := loops{linux.DeviceNumber{Major: 7, Minor: 1}, 2, blockdev.LoopID{Minor: 3, Seq: 4}, "boot", target}
 		if got, err := parseLoops(want.String()); err != nil || got != want {
 			t.Errorf("got %v (%v), want %v", got, err, want)
 		}

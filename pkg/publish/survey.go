@@ -124,7 +124,7 @@ func (r *Record) take(name, text, bootID string) error {
 		}
 		r.Holds = append(r.Holds, is.hold)
 		if name != holdRecord {
-			r.Views = append(r.Views, is.handedOut)
+			r.Views = append(r.Views, is.view())
 		}
 	default:
 		return errors.New("this plugin writes none of that name")

@@ -68,7 +68,8 @@ func (p *Publisher) releaseLost(records records, target Target, views []blockdev
 	}
 	var failed []error
 	for _, view := range views {
-		failed = append(failed, p.sysfs.ReleaseLoop(view), p.sysfs.ReleaseHolds(view.Number(), p.owner))
+		// Its holds first: then its number is its own still.
+		failed = append(failed, p.sysfs.ReleaseHolds(view.Number(), p.owner), p.sysfs.ReleaseLoop(view))
 	}
 	return errors.Join(failed...)
 }

@@ -9,8 +9,13 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
 
+	"github.com/rawblock-csi/rawblock-csi/pkg/devcgroup"
+	"github.com/rawblock-csi/rawblock-csi/pkg/driver"
 	"github.com/rawblock-csi/rawblock-csi/pkg/hotplug"
+	"github.com/rawblock-csi/rawblock-csi/pkg/inflight"
+	"github.com/rawblock-csi/rawblock-csi/pkg/pool/file"
 	"github.com/rawblock-csi/rawblock-csi/test/oci"
 	"github.com/rawblock-csi/rawblock-csi/test/rig"
 )
@@ -49,7 +54,7 @@ func TestAttackHotAttachReusedNumber(t *testing.T) {
 
 // Who was given a disk to read sends it a command that writes, as CAP_SYS_RAWIO lets him:
 // the kernel asks for that, and not how the disk was opened. In a guest, the disk is a SCSI
-// disk (TestVMAttackReadOnlyDisk); others know no such commands.
+// disk (TestVMAttackAttachedDisk); others know no such commands.
 func TestAttackHotAttachReadOnlyDisk(t *testing.T) {
 	manager, disk := newHotAttach(t), rig.NewDisk(t, rig.MiB)
 	container := rig.NewContainer(t, oci.Config{CgroupV2: true, Capabilities: []string{"CAP_SYS_RAWIO"}})
@@ -73,6 +78,41 @@ func TestAttackHotAttachReadOnlyDisk(t *testing.T) {
 	if got := rig.ReadAt(t, disk.Path, len(secret), 0); got != secret {
 		t.Errorf("a command through a read-only attachment has written: %q", got)
 	}
+}
+
+// The claim of a volume that a container has is deleted. The volume, its hold and the
+// container's device stay until it was detached.
+func TestAttackDeleteAttachedVolume(t *testing.T) {
+	var manager *hotplug.Manager
+	folder := rig.StateDir(t)
+	plugin := rig.NewPluginWith(t, func(options *driver.Options) {
+		files, err := file.New(t.Context(), "files", file.Options{Directory: folder, Capacity: 64 * rig.MiB}, options.Sysfs)
+		rig.Must(t, err)
+		t.Cleanup(files.Close)
+		hierarchies, err := devcgroup.FindHierarchies(t.Name())
+		rig.Must(t, err)
+		options.Inflight = &inflight.Names{}
+		manager, err = hotplug.New(hotplug.Options{
+			StateDir: rig.StateDir(t), Volumes: options.Publisher, Inflight: options.Inflight, Hierarchies: hierarchies, Sysfs: options.Sysfs,
+		})
+		rig.Must(t, err)
+		t.Cleanup(manager.Close)
+		options.Pools, options.Attachments = map[string]driver.Pool{"files": files}, manager
+	})
+	container, ctx := rig.NewContainer(t, oci.Config{}), rig.Context(t)
+	pid, err := container.PID(ctx)
+	rig.Must(t, err)
+	n := node{Plugin: plugin}
+	volume := n.create(t, "files", "attacker")
+	rig.Must(t, volume.Stage(ctx))
+	attached, err := manager.Attach(ctx, hotplug.Request{Volume: volume.ID, Target: hotplug.Target{PID: pid}, Path: "/dev/xvdb", ReadOnly: true})
+	rig.Must(t, err)
+	refused(t, "DeleteVolume", n.remove(ctx, volume.ID), codes.FailedPrecondition)
+	if views, err := filepath.Glob(filepath.Join(plugin.StateDir, "*", "view-*")); err != nil || len(views) != 1 {
+		t.Errorf("records of views after it: %v, %v", views, err)
+	}
+	_, err = manager.Detach(ctx, attached.ID)
+	rig.Must(t, err)
 }
 
 // sgIO is struct sg_io_hdr of scsi/sg.h.

@@ -133,7 +133,7 @@ func TestAttackLostRecordsMalformed(t *testing.T) {
 		"another text": func(path string) error { return os.Symlink("no record", path) },
 		"a file":       func(path string) error { return os.WriteFile(path, nil, 0o600) },
 	} {
-		for _, record := range []string{"device", "publication-*"} {
+		for _, record := range []string{"device", "publication-*", "hold"} {
 			t.Run(name+" "+record, func(t *testing.T) {
 				plugin, ctx := rig.NewPlugin(t, nil), rig.Context(t)
 				sick := plugin.NewVolume(t, "sick", rig.NewDisk(t, rig.MiB).Path)

@@ -133,6 +133,46 @@ func refused(t *testing.T, what string, err error, want codes.Code) {
 	}
 }
 
+// foreignNode mounts a node with the number of a device as kubelet does for a pod that has
+// made it in a volume of its own in memory (emptyDir, subPath), until the test ends.
+func foreignNode(t *testing.T, kubeletDir string, number uint64) {
+	t.Helper()
+	memory, place := filepath.Join(kubeletDir, "pods/attacker/volumes/memory"), filepath.Join(kubeletDir, "pods/attacker/volume-subpaths/x")
+	rig.Must(t, errors.Join(os.MkdirAll(memory, 0o755), os.MkdirAll(filepath.Dir(place), 0o755), os.WriteFile(place, nil, 0o600)))
+	rig.Must(t, unix.Mount("rawblock-test", memory, "tmpfs", 0, ""))
+	t.Cleanup(func() { rig.Must(t, unix.Unmount(memory, unix.MNT_DETACH)) })
+	rig.Must(t, unix.Mknod(memory+"/x", unix.S_IFBLK|0o600, int(number)))
+	rig.Must(t, unix.Mount(memory+"/x", place, "", unix.MS_BIND, ""))
+	t.Cleanup(func() { rig.Must(t, unix.Unmount(place, unix.MNT_DETACH)) })
+}
+
+// A pod makes nodes of a victim's device, and has kubelet mount them. The victim's volume is
+// no more in use for that.
+func TestAttackNodesInAPodsVolume(t *testing.T) {
+	for _, pool := range append([]string{"named"}, poolKinds...) {
+		t.Run(pool, func(t *testing.T) {
+			node, ctx := newNode(t), rig.Context(t)
+			var victim *rig.Volume
+			if pool == "named" {
+				victim = node.NewVolume(t, "victim", rig.NewDisk(t, volumeSize).Path)
+			} else {
+				victim = node.create(t, pool, victimName)
+			}
+			target := victim.Target(t, "victim")
+			rig.Must(t, victim.Stage(ctx))
+			rig.Must(t, victim.Publish(ctx, target))
+			foreignNode(t, node.KubeletDir, deviceAt(t, target))
+			rig.Must(t, victim.Unpublish(ctx, target))
+			rig.Must(t, victim.Unstage(ctx))
+			rig.Must(t, victim.Stage(ctx))
+			rig.Must(t, victim.Unstage(ctx))
+			if pool != "named" {
+				rig.Must(t, node.remove(ctx, victim.ID))
+			}
+		})
+	}
+}
+
 // lose removes what the plugin has recorded of volumes: what matches a pattern in their
 // folders, or all.
 func lose(t *testing.T, stateDir, pattern string) {

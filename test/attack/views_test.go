@@ -26,6 +26,7 @@ func TestAttackReadOnlyView(t *testing.T) {
 	t.Run("republishing sets a view back", republishSetsBack)
 	t.Run("detached view keeps its number", detachedViewKeepsItsNumber)
 	t.Run("detached volume keeps its number", detachedVolumeKeepsItsNumber)
+	t.Run("view of a dead filesystem", viewOfADeadFilesystem)
 }
 
 // onceLabel is the label by which the plugin once knew the view of a target.
@@ -165,6 +166,35 @@ func detachedVolumeKeepsItsNumber(t *testing.T) {
 	rig.Must(t, attacker.Publish(ctx, mine))
 	shows(t, "the attacker", mine, baited)
 	staysAfterUse(t, mine)
+}
+
+// A pod has its view show a file on a filesystem that it then kills. Neither is another
+// volume kept from anything by that, nor the pod from being taken down.
+func viewOfADeadFilesystem(t *testing.T) {
+	node, disk, ctx := newNode(t), rig.NewDisk(t, volumeSize), rig.Context(t)
+	folder := newXFS(t)
+	bait := filepath.Join(folder, "bait")
+	rig.Must(t, os.WriteFile(bait, nil, 0o600))
+	rig.Must(t, os.Truncate(bait, volumeSize))
+	attacker, victim := node.NewVolume(t, "attacker", disk.Path), node.create(t, "files", victimName)
+	mine := attacker.Target(t, "attacker")
+	rig.Must(t, attacker.Stage(ctx))
+	rig.Must(t, attacker.PublishReadOnly(ctx, mine))
+	changeFile(t, mine, bait)
+	shutDown(t, folder)
+	theirs := victim.Target(t, "victim")
+	rig.Must(t, victim.Stage(ctx))
+	rig.Must(t, victim.Publish(ctx, theirs))
+	named := node.NewVolume(t, "named", rig.NewDisk(t, volumeSize).Path)
+	rig.Must(t, named.Stage(ctx))
+	rig.Must(t, named.Unstage(ctx))
+	rig.Must(t, victim.Unpublish(ctx, theirs))
+	rig.Must(t, victim.Unstage(ctx))
+	rig.Must(t, attacker.Unpublish(ctx, mine))
+	rig.Must(t, attacker.Unstage(ctx))
+	for _, left := range loopsOver(t, bait) {
+		t.Errorf("/dev/%s is left", left)
+	}
 }
 
 // holdsPastCache is as holds, for what may have been cached before.

@@ -103,9 +103,10 @@ func putHolder(t *testing.T, guest *vm.Guest) {
 	rig.Must(t, guest.Put(t.Context(), program, "/usr/local/bin/holder"))
 }
 
-// A SCSI disk that is attached read-only takes no command that writes.
-func TestVMAttackReadOnlyDisk(t *testing.T) {
+// A SCSI disk that is attached read-only takes no command that writes, and one that is
+// attached is taken in by no pool.
+func TestVMAttackAttachedDisk(t *testing.T) {
 	t.Parallel()
 	guest := vm.Start(t, vm.Config{})
-	guest.TestWith(t, []string{fmt.Sprintf("%s=%s", rig.BusVariable, machine.SCSI), plainLocale}, "test/attack", "-test.run=^TestAttackHotAttachReadOnlyDisk$")
+	guest.TestWith(t, []string{fmt.Sprintf("%s=%s", rig.BusVariable, machine.SCSI), plainLocale}, "test/attack", "-test.run=^TestAttack(HotAttachReadOnlyDisk|ClaimOnAnAttachedDisk)$")
 }

@@ -65,7 +65,7 @@ func byNames(names ...string) disk.Selector {
 func TestFirstBoot(t *testing.T) {
 	for bus, d := range swapped {
 		t.Run(string(bus), func(t *testing.T) {
-			run(t, "udevadm", "settle")
+			settle(t)
 			pooled, named := nameOf(t, d.pooled), nameOf(t, d.named)
 			rig.WriteAt(t, "/dev/"+named, "named, and was "+named, 0)
 			pool := openPool(t, byNames(pooled, named))
@@ -86,7 +86,7 @@ func TestSecondBoot(t *testing.T) {
 			if bus == machine.SCSI {
 				exchangeNames(t, d.pooled, d.named)
 			}
-			run(t, "udevadm", "settle")
+			settle(t)
 			pooled, named := nameOf(t, d.pooled), nameOf(t, d.named)
 			pool := openPool(t, byNames(pooled, named))
 			if got := rig.ReadAt(t, "/dev/"+named, 15+len(named), 0); got != "named, and was "+pooled {
@@ -137,7 +137,7 @@ func exchangeNames(t *testing.T, first, second string) {
 // them apart, and the link by model and serial number leads to either of them. Their
 // WWIDs do.
 func TestNamespaces(t *testing.T) {
-	run(t, "udevadm", "settle")
+	settle(t)
 	disks, err := sysfs.Disks()
 	rig.Must(t, err)
 	const byModel = "/dev/disk/by-id/nvme-QEMU_NVMe_Ctrl_SPACES"

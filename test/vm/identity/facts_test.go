@@ -84,7 +84,7 @@ func TestUdevSaysTheSame(t *testing.T) {
 	for name, kind := range kinds {
 		t.Run(name, func(t *testing.T) {
 			got := addKind(t, kind.disk, kind.want)
-			run(t, "udevadm", "settle")
+			settle(t)
 			wantLsblk(t, got)
 			links := strings.Fields(run(t, "udevadm", "info", "--query=symlink", "--root", got.NodePath))
 			for _, link := range links {

@@ -60,6 +60,19 @@ func run(t *testing.T, command ...string) string {
 	return output
 }
 
+// settle waits until udev has handled all events. udevadm gives up where the daemon closes
+// its connection, as it does when it is busy.
+func settle(t *testing.T) {
+	t.Helper()
+	rig.Eventually(t, func() error {
+		output, err := try("udevadm", "settle")
+		if err != nil {
+			err = fmt.Errorf("udevadm settle: %w: %s", err, output)
+		}
+		return err
+	})
+}
+
 // try runs a program, also once the test has ended.
 func try(command ...string) (string, error) {
 	output, err := exec.CommandContext(context.Background(), command[0], command[1:]...).CombinedOutput()

@@ -21,7 +21,7 @@ func TestUdevCommandsOfThePage(t *testing.T) {
 	} {
 		t.Run(string(bus), func(t *testing.T) {
 			d := machine.Add(t, machine.Disk{Bus: bus, Size: 64 * rig.MiB, Serial: "PAGE", WWN: 0x5000c500a1b20031})
-			run(t, "udevadm", "settle")
+			settle(t)
 			link := "/dev/disk/by-id/" + link
 			output, err := exec.CommandContext(rig.Context(t), "bash", "-uc", rig.Replace(t, commands[0], "/dev/disk/by-id/nvme-eui.0000000000000001", link)).Output()
 			rig.Must(t, err)

@@ -54,7 +54,7 @@ func TestNoLinks(t *testing.T) {
 func TestUdevStaleLink(t *testing.T) {
 	ours := machine.Add(t, machine.Disk{Size: 64 * rig.MiB, Serial: "OURS", WWN: 0x5000c500a1b20002})
 	others := machine.Add(t, machine.Disk{Size: 64 * rig.MiB, Serial: "OTHERS", WWN: 0x5000c500a1b20003})
-	run(t, "udevadm", "settle")
+	settle(t)
 	const link, wwid = "/dev/disk/by-id/wwn-0x5000c500a1b20002", "naa.5000c500a1b20002"
 	wantOpened(t, attributes(link, "wwid", wwid, "serial", "OURS"), ours)
 	rig.Must(t, os.Remove(link))
@@ -81,7 +81,7 @@ func TestUdevSameIdentity(t *testing.T) {
 			for range 2 {
 				disks = append(disks, machine.Add(t, machine.Disk{Bus: bus, Size: 64 * rig.MiB, Serial: "TWICE-1", WWN: 0x5000c500a1b20004}))
 			}
-			run(t, "udevadm", "settle")
+			settle(t)
 			pins := []string{"serial", "TWICE-1"}
 			if wwid != "" {
 				pins = append(pins, "wwid", wwid)
@@ -115,7 +115,7 @@ func TestUdevSameIdentity(t *testing.T) {
 func TestUdevTwoPaths(t *testing.T) {
 	described := machine.Disk{Size: 64 * rig.MiB, Medium: "two-paths", Serial: "PATHS", WWN: 0x5000c500a1b20005}
 	first, second := machine.Add(t, described), machine.Add(t, described)
-	run(t, "udevadm", "settle")
+	settle(t)
 	t.Run("both", func(t *testing.T) {
 		pool := openPool(t, disk.Selector{Serial: "PATHS"})
 		for _, d := range []*machine.Plugged{first, second} {
@@ -137,7 +137,7 @@ func TestUdevMultipath(t *testing.T) {
 	t.Cleanup(func() { os.Remove(configuration) })
 	described := machine.Disk{Size: 64 * rig.MiB, Medium: "multipath", Serial: "JOINED", WWN: 0x5000c500a1b20006}
 	first, second := machine.Add(t, described), machine.Add(t, described)
-	run(t, "udevadm", "settle")
+	settle(t)
 	t.Log(run(t, "multipath", "-v2"))
 	undo(t, "multipath", "-F")
 	plugin := rig.NewPlugin(t, nil)

@@ -71,7 +71,7 @@ func TestUdevSomebodysDisks(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			d := machine.Add(t, machine.Disk{Size: size})
 			test.prepare(t, d)
-			run(t, "udevadm", "settle")
+			settle(t)
 			before := settled(t, d.Name)
 			pool := openPool(t, disk.Selector{Paths: []string{d.Path}})
 			wantRefused(t, pool, d.Name, test.state, test.says)
@@ -164,7 +164,7 @@ func partition(label string) func(*testing.T, *machine.Plugged) {
 
 func sfdisk(t *testing.T, d *machine.Plugged, script string) {
 	t.Helper()
-	run(t, "udevadm", "settle")
+	settle(t)
 	command := exec.CommandContext(t.Context(), "sfdisk", "-q", d.Path)
 	command.Stdin = strings.NewReader(script)
 	if output, err := command.CombinedOutput(); err != nil {
@@ -195,7 +195,7 @@ func array(node, metadata string, active bool) func(*testing.T, *machine.Plugged
 			undo(t, "mdadm", "--stop", node)
 			return
 		}
-		run(t, "udevadm", "settle")
+		settle(t)
 		run(t, "mdadm", "--stop", node)
 	}
 }
