@@ -26,7 +26,7 @@ walls=(
   "pkg/pool/static|github.com/rawblock-csi/rawblock-csi/pkg/driver"
   "pkg/driver|github.com/rawblock-csi/rawblock-csi/pkg/pool/static"
   "pkg/driver|github.com/rawblock-csi/rawblock-csi/pkg/hotplug"
-  "pkg/socket|github.com/rawblock-csi/rawblock-csi/pkg/linux"
+  "pkg/socket|github.com/rawblock-csi/rawblock-csi/pkg/blockdev"
   "pkg/program|github.com/rawblock-csi/rawblock-csi/pkg/volume"
   "pkg/lvm|os/exec"
   "pkg/lvm|github.com/rawblock-csi/rawblock-csi/pkg/blockdev"
