@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -25,21 +26,40 @@ func CheckTrusted(path string) error {
 	if err != nil {
 		return err
 	}
-	resolved, err := filepath.EvalSymlinks(absolute)
-	if err != nil {
+	if err := checkWriters("/", absolute != "/"); err != nil {
 		return err
 	}
-	for _, name := range []string{resolved, absolute} {
-		for at := name; ; at = filepath.Dir(at) {
-			if err := checkWriters(at, at != name); err != nil {
-				return err
-			}
-			if at == "/" {
-				break
-			}
+	at, rest := "/", split(absolute)
+	for links := 0; len(rest) > 0; {
+		name := filepath.Join(at, rest[0])
+		rest = rest[1:]
+		if err := checkWriters(name, len(rest) > 0); err != nil {
+			return err
 		}
+		target, err := os.Readlink(name)
+		if errors.Is(err, unix.EINVAL) { // It is no link.
+			at = name
+			continue
+		}
+		if links++; err == nil && links > maxLinks {
+			err = &os.PathError{Op: "resolve", Path: path, Err: unix.ELOOP}
+		}
+		if err != nil {
+			return err
+		}
+		if filepath.IsAbs(target) {
+			at = "/"
+		}
+		rest = append(split(target), rest...)
 	}
 	return nil
+}
+
+// maxLinks is how many links the kernel follows on the way to a file (path_resolution(7)).
+const maxLinks = 40
+
+func split(path string) []string {
+	return strings.FieldsFunc(path, func(r rune) bool { return r == '/' })
 }
 
 func checkWriters(path string, above bool) error {
