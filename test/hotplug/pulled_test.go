@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/rawblock-csi/rawblock-csi/pkg/blockdev"
 	"github.com/rawblock-csi/rawblock-csi/pkg/hotplug"
 	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
@@ -115,8 +116,15 @@ func wantLost(t *testing.T, node *node, id string) {
 	}
 }
 
+// loseHold ends what holds an attached device, as it is for one that an earlier version
+// attached: else no other disk gets its number.
+func loseHold(t *testing.T, number linux.DeviceNumber) {
+	t.Helper()
+	rig.Must(t, blockdev.NewSysfs("/sys").ReleaseHolds(number, ""))
+}
+
 // Another disk comes into the place of the one that was pulled, while the plugin does
-// not run: under its very number, if nobody holds that.
+// not run: under its very number, as its hold was lost.
 func TestVMAnotherDiskInThePlace(t *testing.T) {
 	disk := machine.Add(t, machine.Disk{Size: 4 * rig.MiB, Serial: "pulled"})
 	node, container := newNode(t), startContainer(t, oci.Config{CgroupV2: true})
@@ -124,6 +132,7 @@ func TestVMAnotherDiskInThePlace(t *testing.T) {
 	attached, err := node.Attach(ctx, container.request(&rig.Disk{Path: disk.Path}, "/dev/xvdb"))
 	rig.Must(t, err)
 	node.Close()
+	loseHold(t, was)
 	disk.Unplug(t)
 	other := machine.Add(t, machine.Disk{Size: 4 * rig.MiB, Serial: "somebody-elses"})
 	if is := numberOf(t, other.Path); is != was {

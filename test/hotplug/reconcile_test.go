@@ -132,6 +132,7 @@ func TestAnotherDiskHasTheNumber(t *testing.T) {
 		attached, err := node.Attach(ctx, container.request(disk, "/dev/xvdb"))
 		rig.Must(t, err)
 		node.Close()
+		loseHold(t, disk.Number())
 		other.TakePlaceOf(t, disk)
 		again := node.restart(t)
 		rig.Must(t, again.Reconcile(ctx))
