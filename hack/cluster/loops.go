@@ -86,7 +86,8 @@ func openLoops(disk unix.Stat_t) ([]openLoop, error) {
 			continue
 		}
 		loop, err := openOne("/dev/" + filepath.Base(filepath.Dir(filepath.Dir(file))))
-		if errors.Is(err, unix.ENXIO) || errors.Is(err, fs.ErrNotExist) { // It has just lost its file.
+		// It has just lost its file, or that is on a filesystem that is dead, as none of a node is.
+		if errors.Is(err, unix.ENXIO) || errors.Is(err, unix.EIO) || errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		if err != nil {
