@@ -11,7 +11,7 @@ import (
 )
 
 // AutoactivationGuide is the page that says how to keep a host from activating what
-// stands in a volume.
+// is written in a volume.
 const AutoactivationGuide = "docs/guides/autoactivation.md"
 
 // Holder is a block device that is made of another one, as the kernel tells

@@ -50,7 +50,7 @@ func (e *examination) holder(volumeID string, number linux.DeviceNumber) {
 	e.add(Finding{
 		Check: ForeignHolder, Subject: "/dev/" + holders[0].Name,
 		Message: fmt.Sprintf("volume %s, which no pod has, is held by %s", volumeID, blockdev.DescribeHolders(holders)),
-		Meaning: "it can be neither staged nor deleted: the host activated what a pod wrote into it, or somebody has built upon it",
+		Meaning: "it can be neither staged nor deleted: the host activated what a pod wrote into it, or an administrator has built upon it",
 		Remedy:  blockdev.RemedyForHolders(holders),
 	})
 }

@@ -181,7 +181,7 @@ func (m *Manager) takeFrom(ctx context.Context, one *record, number linux.Device
 		return nil
 	}
 	if errors.Is(err, volume.ErrPrecondition) || errors.Is(err, errStarting) {
-		return nil // The folder is gone, and with it the node; or no node was made yet.
+		return nil // The directory is gone, and with it the node; or no node was made yet.
 	}
 	return err
 }

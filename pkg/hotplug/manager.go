@@ -42,8 +42,8 @@ type volumes interface {
 	// its number until ReleaseViewFor. Both may be repeated.
 	ViewFor(volumeID, reader string, device *blockdev.Device) (*blockdev.Device, error)
 	ReleaseViewFor(volumeID, reader string) error
-	// Hold holds a staged device: a pool sees by that that somebody has it, and whoever
-	// has a loop device open could detach it, and its number be given to another. It may
+	// Hold holds a staged device: it tells a pool that the device is in use, and keeps
+	// its number from being given to another where a pod detaches a loop device. It may
 	// be repeated.
 	Hold(volumeID string, device *blockdev.Device) error
 	// Targets returns where the volume is published.

@@ -1,5 +1,5 @@
 // Package nodelock keeps two processes from working on one node at once: the plugin
-// holds the lock of the state folder for as long as it runs, and rawblockctl holds it
+// holds the lock of the state directory for as long as it runs, and rawblockctl holds it
 // where it does something itself since no plugin runs. Who only looks needs no lock.
 //
 // The kernel gives it up with the process (flock(2)), however that ends.
@@ -21,25 +21,25 @@ import (
 // Lock is the lock of a node, held.
 type Lock struct{ file *os.File }
 
-// name is that of the file in the state folder.
+// name is that of the file in the state directory.
 const name = "lock"
 
 // again is how often it is looked whether the lock is free.
 const again = 100 * time.Millisecond
 
-// Take takes the lock of the state folder, which is made where it is missing, and
+// Take takes the lock of the state directory, which is made where it is missing, and
 // waits for it until ctx ends. Errors: volume.ErrAborted where another process holds
-// it still; volume.ErrPrecondition where others than root can change the folder.
+// it still; volume.ErrPrecondition where others than root can change the directory.
 func Take(ctx context.Context, stateDir string) (*Lock, error) {
 	if err := os.MkdirAll(stateDir, 0o700); err != nil {
-		return nil, fmt.Errorf("make the state folder: %w", err)
+		return nil, fmt.Errorf("make the state directory: %w", err)
 	}
 	if err := linux.CheckTrusted(stateDir); err != nil {
-		return nil, fmt.Errorf("%w: the state folder is not safe: %w", volume.ErrPrecondition, err)
+		return nil, fmt.Errorf("%w: the state directory is not safe: %w", volume.ErrPrecondition, err)
 	}
 	file, err := os.OpenFile(filepath.Join(stateDir, name), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("lock the state folder: %w", err)
+		return nil, fmt.Errorf("lock the state directory: %w", err)
 	}
 	for {
 		err := linux.Lock(file)
@@ -47,7 +47,7 @@ func Take(ctx context.Context, stateDir string) (*Lock, error) {
 			return &Lock{file}, nil
 		}
 		if !errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, errors.Join(fmt.Errorf("lock the state folder: %w", err), file.Close())
+			return nil, errors.Join(fmt.Errorf("lock the state directory: %w", err), file.Close())
 		}
 		select {
 		case <-ctx.Done():

@@ -25,7 +25,7 @@ const MaxPath = 107
 // answers is left over from a process that was killed, and is replaced.
 //
 // Errors: volume.ErrPrecondition where another process answers, or something
-// else is at the path, or others than root can change its folder; volume.ErrInvalid where the path is too long.
+// else is at the path, or others than root can change its directory; volume.ErrInvalid where the path is too long.
 func Listen(ctx context.Context, path string) (net.Listener, error) {
 	if len(path) > MaxPath {
 		return nil, fmt.Errorf("%w: the path %s is longer than the %d bytes of a unix socket's", volume.ErrInvalid, path, MaxPath)
@@ -43,10 +43,10 @@ func Listen(ctx context.Context, path string) (net.Listener, error) {
 		}
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
-		return nil, fmt.Errorf("make the folder of the socket: %w", err)
+		return nil, fmt.Errorf("make the directory of the socket: %w", err)
 	}
 	if err := linux.CheckTrusted(filepath.Dir(path)); err != nil {
-		return nil, fmt.Errorf("%w: the folder of the socket is not safe: %w", volume.ErrPrecondition, err)
+		return nil, fmt.Errorf("%w: the directory of the socket is not safe: %w", volume.ErrPrecondition, err)
 	}
 	listener, err := new(net.ListenConfig).Listen(ctx, "unix", path)
 	if err != nil {

@@ -90,7 +90,7 @@ func (p *Pool) detach(ctx context.Context, e entry) (inUse bool, err error) {
 }
 
 // user returns an error that says who has the device of a volume open, of which detach
-// says that somebody has. It wraps volume.ErrInUse.
+// says that it is in use. It wraps volume.ErrInUse.
 func (p *Pool) user(e entry) error {
 	err := fmt.Errorf("%w: a process of this node has its device open (see losetup -l and fuser)", volume.ErrInUse)
 	data, openErr := linux.OpenPath(e.data())

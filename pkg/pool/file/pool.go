@@ -54,10 +54,10 @@ type Pool struct {
 	metric   *prometheus.Desc
 }
 
-// New opens the pool in a folder and removes what a crash left unfinished. The
+// New opens the pool in a directory and removes what a crash left unfinished. The
 // pool takes no more than the filesystem has to spare: where no capacity is
 // given, a part of it is left free (see reserve). Errors: volume.ErrPrecondition
-// where another process or pool uses the folder, it is none, or others than root can
+// where another process or pool uses the directory, it is none, or others than root can
 // change it.
 func New(ctx context.Context, name string, options Options, sysfs blockdev.Sysfs) (*Pool, error) {
 	options.Overcommit = max(options.Overcommit, 1)
