@@ -51,8 +51,12 @@ func newMapping(t *testing.T, name, disk string) mapping {
 func newMappingOf(t *testing.T, name, disk string, size int) mapping {
 	t.Helper()
 	dmsetup(t, "create", name, "--table", fmt.Sprintf("0 %d linear %s 0", size/512, disk))
-	t.Cleanup(func() { dmsetup(t, "remove", "--retry", name) })
-	return mapping{name, &rig.Disk{Path: "/dev/mapper/" + name}}
+	path := "/dev/mapper/" + name
+	t.Cleanup(func() {
+		loseHold(t, numberOf(t, path)) // Of what the test has left attached.
+		dmsetup(t, "remove", "--retry", name)
+	})
+	return mapping{name, &rig.Disk{Path: path}}
 }
 
 func dmsetup(t *testing.T, args ...string) string {
