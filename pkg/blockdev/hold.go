@@ -34,12 +34,13 @@ func (d *Device) IsLoop() bool { return d.number.Major == linux.LoopMajor }
 // LoopID returns which loop device the device is.
 func (d *Device) LoopID() LoopID { return LoopID{d.number.Minor, d.seq} }
 
-// Hold keeps a loop device from being detached, whatever those do who have it open: a
-// loop device over it, which nobody is given, has it open for as long as it is set up,
-// also when this process ends. It is as kubelet does with what it publishes. owner says
-// in the label whose it is. End it with ReleaseLoop.
+// Hold keeps the device open, also when this process ends, by a read-only loop device over
+// it, which nobody is given. So a loop device is not detached, whatever those do who have it
+// open, and CheckUnexposed finds that the device is in use. Kubelet does the same with what it
+// publishes. owner says in the label whose hold it is. End it with ReleaseLoop.
 //
-// Errors: volume.ErrExhausted where the kernel gives out no loop device.
+// Errors: volume.ErrExhausted where the kernel gives out no loop device; volume.ErrAborted
+// where another program has detached the hold at once.
 func (d *Device) Hold(owner string) (LoopID, error) {
 	// By the kernel's own node: one that is mounted at a target would keep that busy.
 	own, err := OpenNumber(d.number, d.sysfs)
@@ -67,11 +68,11 @@ func (d *Device) attachOver(label string) (*Device, error) {
 	}
 	over, err := Open(linux.LoopPath(minor), d.sysfs)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("open the loop device that was just set up over %s: %w", d, err)
 	}
 	status, err := linux.StatusOfLoop(over.file)
 	if err == nil && !isViewOf(status, d.number) {
-		err = fmt.Errorf("another program took %s away", over)
+		err = fmt.Errorf("%w: another program detached %s, which was just set up; the call is repeated", volume.ErrAborted, over)
 	}
 	if err != nil {
 		over.Close()
