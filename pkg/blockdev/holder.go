@@ -56,6 +56,8 @@ func (h Holder) end() string {
 	switch {
 	case h.IsArray:
 		return "mdadm --stop /dev/" + h.Name
+	case strings.HasPrefix(h.UUID, "mpath-"):
+		return "multipath -f " + h.Mapping // The mapping alone, multipathd would make again.
 	case h.Mapping != "":
 		return "dmsetup remove " + h.Mapping
 	}

@@ -26,6 +26,7 @@ func TestExplainHolders(t *testing.T) {
 		"LVM on the disk":           {tree{disk + "/holders/dm-0/dm/name": "vg0-root\n", disk + "/holders/dm-0/dm/uuid": "LVM-abc\n"}, whole, "held by dm-0 (LVM: vg0-root); if nobody needs it: dmsetup remove vg0-root; if the host made it of what a pod wrote into a volume, keep it from that: docs/guides/autoactivation.md"},
 		"mapping on the partition":  {tree{part + "/holders/dm-0/dm/name": "name\n"}, whole, "held by dm-0 (name); if nobody needs it: dmsetup remove name;"},
 		"partition itself":          {tree{part + "/holders/dm-0/dm/name": "a\n", part + "/holders/dm-0/dm/uuid": "CRYPT-LUKS2-abc-a\n"}, partition, "held by dm-0 (dm-crypt: a);"},
+		"path of multipath":         {tree{disk + "/holders/dm-0/dm/name": "mpatha\n", disk + "/holders/dm-0/dm/uuid": "mpath-36001\n"}, whole, "held by dm-0 (multipath: mpatha); if nobody needs it: multipath -f mpatha;"},
 		"disk below the partition":  {tree{disk + "/holders/md0/md/level": "raid1\n"}, partition, "held by md0 (MD); if nobody needs it: mdadm --stop /dev/md0;"},
 		"something else":            {tree{disk + "/holders/bcache0/bcache/x": ""}, whole, "held by bcache0; remove the device from there;"},
 		"two":                       {tree{disk + "/holders/dm-1/dm/name": "b\n", disk + "/holders/dm-0/dm/name": "a\n"}, whole, "held by dm-0 (a), dm-1 (b); if nobody needs it: dmsetup remove a && dmsetup remove b;"},

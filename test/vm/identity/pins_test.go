@@ -145,7 +145,7 @@ func TestUdevMultipath(t *testing.T) {
 	for _, d := range []*machine.Plugged{first, second} {
 		// A look is let through: it is the claim, and the holder, that tell.
 		rig.ReadAt(t, d.Path, 512, 0)
-		wantRefused(t, pool, d.Name, "busy", "(mpatha)")
-		wantStaged(t, plugin.NewVolume(t, "vol", d.Path), "(mpatha)")
+		wantRefused(t, pool, d.Name, "busy", "(multipath: mpatha); if nobody needs it: multipath -f mpatha;")
+		wantStaged(t, plugin.NewVolume(t, "vol", d.Path), "(multipath: mpatha); if nobody needs it: multipath -f mpatha;")
 	}
 }
