@@ -9,7 +9,7 @@ import (
 
 // at runs f with the place of a path in a container. What the container has there may be
 // a filesystem that never answers: where it takes long f goes on by itself, and what it has
-// open stays open. Errors: those of openPlace and f; volume.ErrAborted and process.ErrStuck.
+// open stays open. Errors: those of openPlace and f; volume.ErrAborted and linux.ErrStuck.
 func (m *Manager) at(container *container, p string, f func(place) error) error {
 	done := make(chan error, 1)
 	container.kept.Add(1)
@@ -34,14 +34,13 @@ func (m *Manager) at(container *container, p string, f func(place) error) error 
 // makeNode makes the node of a device in a container, and returns its identity. Errors:
 // those of at and make.
 func (m *Manager) makeNode(container *container, p string, number linux.DeviceNumber) (linux.FileID, error) {
-	made := make(chan linux.FileID, 1)
-	err := m.at(container, p, func(place place) error {
-		node, err := place.make(number)
-		made <- node
+	var made linux.FileID
+	err := m.at(container, p, func(place place) (err error) {
+		made, err = place.make(number)
 		return err
 	})
 	if err != nil {
-		return linux.FileID{}, err
+		return linux.FileID{}, err // Nothing is read that may be made yet.
 	}
-	return <-made, nil
+	return made, nil
 }

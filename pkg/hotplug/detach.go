@@ -11,7 +11,6 @@ import (
 	"github.com/rawblock-csi/rawblock-csi/pkg/crashpoint"
 	"github.com/rawblock-csi/rawblock-csi/pkg/devcgroup"
 	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
-	"github.com/rawblock-csi/rawblock-csi/pkg/process"
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
 )
 
@@ -175,7 +174,7 @@ func (m *Manager) takeFrom(ctx context.Context, one *record, number linux.Device
 			"attachment", one.ID, "device", one.Number)
 	}
 	err = m.at(container, one.Path, func(place place) error { return place.remove(number) })
-	if errors.Is(err, process.ErrStuck) {
+	if errors.Is(err, linux.ErrStuck) {
 		// Nobody can open the device by it.
 		klog.FromContext(ctx).Info("The node stays in the container, whose filesystem does not answer", "attachment", one.ID, "path", one.Path)
 		return nil

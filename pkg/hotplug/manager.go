@@ -18,6 +18,7 @@ import (
 	"github.com/rawblock-csi/rawblock-csi/pkg/cri"
 	"github.com/rawblock-csi/rawblock-csi/pkg/devcgroup"
 	"github.com/rawblock-csi/rawblock-csi/pkg/inflight"
+	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
 	"github.com/rawblock-csi/rawblock-csi/pkg/process"
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
 )
@@ -104,7 +105,7 @@ type Manager struct {
 	// busy are the attachments that something is being done for.
 	busy locks
 	// limit is for what is asked of the filesystems of containers.
-	limit *process.Limit
+	limit *linux.Limit
 	// mu is held while it is decided who gets a device, and while device cgroups and
 	// devices are changed.
 	mu sync.Mutex
@@ -139,7 +140,7 @@ func New(options Options) (*Manager, error) {
 		sysfs:          options.Sysfs,
 		processes:      process.New("/proc"),
 		devices:        map[string]*blockdev.Device{},
-		limit:          process.NewLimit(),
+		limit:          linux.NewLimit(),
 		changed:        make(chan struct{}, 1),
 		metrics:        newMetrics(),
 	}, nil

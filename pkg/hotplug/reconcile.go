@@ -10,7 +10,6 @@ import (
 
 	"github.com/rawblock-csi/rawblock-csi/pkg/devcgroup"
 	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
-	"github.com/rawblock-csi/rawblock-csi/pkg/process"
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
 )
 
@@ -180,7 +179,7 @@ func (m *Manager) restore(ctx context.Context, one *record, number linux.DeviceN
 	}
 	node, err := m.makeNode(container, one.Path, number)
 	reason := ""
-	if errors.Is(err, volume.ErrPrecondition) || errors.Is(err, process.ErrStuck) {
+	if errors.Is(err, volume.ErrPrecondition) || errors.Is(err, linux.ErrStuck) {
 		// The container has put something else there, or closed the folder, or its
 		// filesystem hangs.
 		node, reason, err = one.Node, err.Error(), nil

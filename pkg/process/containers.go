@@ -37,7 +37,7 @@ func (t Table) Nodes() ([]Node, error) {
 	var found []Node
 	for id, pid := range first {
 		nodes, err := t.askNodes(pid)
-		if errors.Is(err, volume.ErrNotFound) || errors.Is(err, ErrStuck) {
+		if errors.Is(err, volume.ErrNotFound) || errors.Is(err, linux.ErrStuck) {
 			continue
 		}
 		if err != nil {
@@ -79,19 +79,7 @@ func (t Table) firsts() (map[string]int, error) {
 
 // askNodes is nodesOf with a time limit: what the container has as its /dev may hang.
 func (t Table) askNodes(pid int) ([]Node, error) {
-	type answer struct {
-		nodes []Node
-		err   error
-	}
-	got := make(chan answer, 1)
-	if _, err := t.limit.Do(fmt.Sprintf("nodes of %d", pid), func() {
-		nodes, err := t.nodesOf(pid)
-		got <- answer{nodes, err}
-	}); err != nil {
-		return nil, err
-	}
-	found := <-got
-	return found.nodes, found.err
+	return linux.Ask(t.limit, fmt.Sprintf("nodes of %d", pid), func() ([]Node, error) { return t.nodesOf(pid) })
 }
 
 func (t Table) nodesOf(pid int) ([]Node, error) {

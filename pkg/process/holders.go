@@ -188,7 +188,7 @@ func parseFlags(text string) (uint64, error) {
 // mappings adds the nodes of the device that the process has mapped.
 func (s *search) mappings(pid int, found *Holder) error {
 	text, err := s.maps(pid)
-	if errors.Is(err, ErrStuck) {
+	if errors.Is(err, linux.ErrStuck) {
 		found.Silent = true
 		return nil
 	}
@@ -219,20 +219,8 @@ func (s *search) mappings(pid int, found *Holder) error {
 
 // maps reads /proc/PID/maps, which waits where the process changes its memory and waits for
 // a filesystem.
-func (s *search) maps(pid int) (text string, err error) {
-	type answer struct {
-		text string
-		err  error
-	}
-	got := make(chan answer, 1)
-	if _, stuck := s.table.limit.Do(fmt.Sprintf("maps of %d", pid), func() {
-		text, err := s.table.read(pid, "maps")
-		got <- answer{text, err}
-	}); stuck != nil {
-		return "", stuck
-	}
-	is := <-got
-	return is.text, is.err
+func (s *search) maps(pid int) (string, error) {
+	return linux.Ask(s.table.limit, fmt.Sprintf("maps of %d", pid), func() (string, error) { return s.table.read(pid, "maps") })
 }
 
 // mapped names a mapped file.

@@ -60,7 +60,8 @@ func (s *search) mapping(pid int, area string) (linux.FileID, bool, error) {
 	return found.node, found.is, found.err
 }
 
-func ask(limit *Limit, what string, question func() answer) answer {
+// ask returns the answer also where only the closing that follows it hangs.
+func ask(limit *linux.Limit, what string, question func() answer) answer {
 	got := make(chan answer, 1)
 	_, err := limit.Do(what, func() {
 		found := question()
@@ -111,7 +112,7 @@ func (s *search) askDescriptor(pid int, folder, name string, why error) answer {
 	if err != nil {
 		return answer{err: fmt.Errorf("%w (%w)", why, err)}
 	}
-	if errors.Is(why, ErrStuck) {
+	if errors.Is(why, linux.ErrStuck) {
 		// What the kernel remembers, now of the file itself.
 		info, err := linux.Peek(file)
 		return answer{info.ID, err == nil && info.IsBlockDevice() && info.Device == s.number, err, file}
@@ -124,7 +125,7 @@ func (s *search) askDescriptor(pid int, folder, name string, why error) answer {
 // askMapping opens a mapped file anew, as there is no descriptor of it. On a filesystem that
 // is dead only nodes of devices can be opened.
 func (s *search) askMapping(path string, why error) answer {
-	if errors.Is(why, fs.ErrPermission) || errors.Is(why, ErrStuck) {
+	if errors.Is(why, fs.ErrPermission) || errors.Is(why, linux.ErrStuck) {
 		return noDevice(path, why)
 	}
 	file, err := linux.OpenWithoutWaiting(path)

@@ -19,6 +19,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
 )
 
@@ -27,11 +28,11 @@ type Table struct {
 	root string
 	// peeks is for what asks no server, limit for what may: who fills the one does not
 	// fill the other.
-	peeks, limit *Limit
+	peeks, limit *linux.Limit
 }
 
 // New returns the table that is mounted at root, usually /proc.
-func New(root string) Table { return Table{root, NewLimit(), NewLimit()} }
+func New(root string) Table { return Table{root, linux.NewLimit(), linux.NewLimit()} }
 
 // read reads a file of a process.
 func (t Table) read(pid int, name string) (string, error) {

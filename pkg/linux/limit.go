@@ -1,4 +1,4 @@
-package process
+package linux
 
 import (
 	"errors"
@@ -57,6 +57,17 @@ func (l *Limit) Do(what string, f func()) (begun bool, err error) {
 		delete(l.stuck, what)
 	}()
 	return true, ErrStuck
+}
+
+// Ask is Do for a question that has an answer.
+func Ask[Answer any](l *Limit, what string, question func() (Answer, error)) (Answer, error) {
+	var answer Answer
+	var err error
+	if _, stuck := l.Do(what, func() { answer, err = question() }); stuck != nil {
+		var none Answer // The question may answer yet.
+		return none, stuck
+	}
+	return answer, err
 }
 
 func (l *Limit) isStuck(what string) bool {
