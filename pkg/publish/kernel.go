@@ -118,16 +118,16 @@ func (m mounted) check(device linux.DeviceNumber, mode volume.AccessMode) error 
 
 // others returns what is published of other volumes, by the records.
 func (p *Publisher) others(volumeID string) ([]Publication, error) {
-	names, err := readNames(p.state)
+	all, err := allRecords(p.state, p.roots)
 	if err != nil {
-		return nil, fmt.Errorf("read what is published: %w", err)
+		return nil, err
 	}
 	var found []Publication
-	for _, name := range names {
-		if !isRecordFolder(name) || name == shortHash(volumeID) {
+	for _, records := range all {
+		if records.folder == p.records(volumeID).folder {
 			continue
 		}
-		publications, err := records{filepath.Join(p.state, name), p.roots}.publications()
+		publications, err := records.publications()
 		if err != nil {
 			return nil, err
 		}

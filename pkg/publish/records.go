@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -32,6 +33,23 @@ type records struct {
 
 func (p *Publisher) records(volumeID string) records {
 	return records{filepath.Join(p.state, shortHash(volumeID)), p.roots}
+}
+
+// allRecords returns the records of all volumes, in the order of their directories. What else
+// is in the state directory has other names.
+func allRecords(state string, roots roots) ([]records, error) {
+	names, err := readNames(state)
+	if err != nil {
+		return nil, fmt.Errorf("read what is staged and published: %w", err)
+	}
+	slices.Sort(names)
+	var all []records
+	for _, name := range names {
+		if len(name) == len(shortHash("")) {
+			all = append(all, records{filepath.Join(state, name), roots})
+		}
+	}
+	return all, nil
 }
 
 func publicationRecord(target string) string { return publicationPrefix + shortHash(target) }
@@ -185,10 +203,6 @@ func readNames(path string) ([]string, error) {
 	return names, err
 }
 
-// isRecordFolder reports whether a name in the state directory is that of the records of
-// a volume.
-func isRecordFolder(name string) bool { return len(name) == len(shortHash("")) }
-
 // Targets returns the target paths where the volume is published.
 func (p *Publisher) Targets(volumeID string) ([]string, error) {
 	publications, err := p.records(volumeID).publications()
@@ -203,27 +217,19 @@ func (p *Publisher) Targets(volumeID string) ([]string, error) {
 // reading. Kubelet names the target of a block volume after the UID of the pod
 // (pkg/volume/csi/csi_block.go in Kubernetes).
 func (p *Publisher) PublishedFor(podUID string) (readOnly map[string]bool, err error) {
-	names, err := readNames(p.state)
+	all, err := p.AllStaged()
 	if err != nil {
-		return nil, fmt.Errorf("read what is published: %w", err)
+		return nil, err
 	}
 	found := map[string]bool{}
-	for _, name := range names {
-		records := records{filepath.Join(p.state, name), p.roots}
-		staged, isStaged, err := records.staged(p.bootID)
-		if err != nil {
-			return nil, err
-		}
-		if !isStaged {
-			continue
-		}
-		publications, err := records.publications()
+	for _, staged := range all {
+		publications, err := p.records(staged.VolumeID).publications()
 		if err != nil {
 			return nil, err
 		}
 		for _, publication := range publications {
 			if filepath.Base(publication.Target) == podUID {
-				found[staged.volumeID] = publication.ReadOnly
+				found[staged.VolumeID] = publication.ReadOnly
 			}
 		}
 	}

@@ -1,8 +1,6 @@
 package publish
 
 import (
-	"path/filepath"
-
 	"github.com/rawblock-csi/rawblock-csi/pkg/blockdev"
 	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
@@ -26,16 +24,13 @@ func (p *Publisher) Staged(volumeID string) (device Staged, found bool, err erro
 
 // AllStaged returns all that is staged on this node, in no order.
 func (p *Publisher) AllStaged() ([]Staged, error) {
-	names, err := readNames(p.state)
+	volumes, err := allRecords(p.state, p.roots)
 	if err != nil {
 		return nil, err
 	}
 	var all []Staged
-	for _, name := range names {
-		if !isRecordFolder(name) {
-			continue
-		}
-		record, found, err := records{filepath.Join(p.state, name), p.roots}.staged(p.bootID)
+	for _, records := range volumes {
+		record, found, err := records.staged(p.bootID)
 		if err != nil {
 			return nil, err
 		}

@@ -55,21 +55,15 @@ func Survey(state string) ([]Record, error) {
 	if err != nil {
 		return nil, err
 	}
-	names, err := readNames(state)
+	all, err := allRecords(state, nil)
 	if err != nil {
-		return nil, fmt.Errorf("read what is staged: %w", err)
+		return nil, err
 	}
-	slices.Sort(names)
 	var found []Record
-	for _, name := range names {
-		folder := filepath.Join(state, name)
-		if !isRecordFolder(name) {
-			continue // Not a folder of this room.
+	for _, records := range all {
+		if info, err := os.Lstat(records.folder); err == nil && info.IsDir() {
+			found = append(found, records.survey(bootID))
 		}
-		if info, err := os.Lstat(folder); err != nil || !info.IsDir() {
-			continue
-		}
-		found = append(found, records{folder: folder}.survey(bootID))
 	}
 	return found, nil
 }
