@@ -147,16 +147,6 @@ func (d *Device) DiskSeq() uint64 { return d.seq }
 // Size is the size of the device in bytes when it was opened; it is never 0.
 func (d *Device) Size() uint64 { return d.size }
 
-// BlockSize returns the logical block size of the device in bytes: the smallest unit of
-// I/O.
-func (d *Device) BlockSize() (uint64, error) {
-	size, err := linux.LogicalBlockSize(d.file)
-	if err != nil {
-		return 0, fmt.Errorf("block size of device %s: %w", d.number, err)
-	}
-	return uint64(size), nil
-}
-
 // ReadOnly reports whether the device refuses all writes, whoever makes them.
 func (d *Device) ReadOnly() (bool, error) {
 	readOnly, err := linux.BlockReadOnly(d.file)

@@ -1,6 +1,11 @@
 package gpt
 
-import "strings"
+import (
+	"errors"
+	"strings"
+
+	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
+)
 
 // ClaimType is the type of the claim, which is the first entry of the table of a disk of
 // a pool: its name says which. They are on disks: they must never change.
@@ -24,4 +29,19 @@ func (t *Table) Claimant() (pool string, claimed bool) {
 		return "", false
 	}
 	return strings.CutPrefix(claim.Name, claimPrefix)
+}
+
+// ClaimantOf returns the pool whose claim is on a disk. Errors: those of the disk; ErrDamaged;
+// ErrUnread.
+func ClaimantOf(disk *linux.Raw) (pool string, claimed bool, err error) {
+	size, err := linux.BlockSize(disk)
+	if err != nil {
+		return "", false, err
+	}
+	found, err := Read(disk, size, disk.BlockSize())
+	if errors.Is(err, ErrNone) {
+		return "", false, nil
+	}
+	pool, claimed = found.Table.Claimant()
+	return pool, claimed, err
 }

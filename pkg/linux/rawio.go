@@ -56,6 +56,9 @@ func OpenRaw(handle Descriptor, mode RawMode) (*Raw, error) {
 	return &Raw{file, int64(block)}, nil
 }
 
+// BlockSize is LogicalBlockSize, as it was when the device was opened.
+func (r *Raw) BlockSize() uint64 { return uint64(r.block) } //nolint:gosec // It has 32 bits.
+
 // RawBuffer returns a buffer of zeros that is read into and written from without
 // a copy.
 func RawBuffer(length int) []byte {

@@ -41,20 +41,12 @@ func (p *Pool) isPools(number linux.DeviceNumber) (bool, error) {
 		return false, err
 	}
 	defer disk.Close()
-	blockSize, err := disk.BlockSize()
-	if err != nil {
-		return false, err
-	}
 	raw, err := disk.Raw(0)
 	if err != nil {
 		return false, err
 	}
 	defer raw.Close()
-	found, err := gpt.Read(raw, disk.Size(), blockSize)
-	if errors.Is(err, gpt.ErrNone) {
-		return false, nil
-	}
-	_, claimed := found.Table.Claimant()
+	_, claimed, err := gpt.ClaimantOf(raw)
 	return claimed, err
 }
 

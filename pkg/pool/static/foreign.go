@@ -23,8 +23,8 @@ func (p *Pool) CheckForeign(_ context.Context, layers []blockdev.Layer) error {
 			continue
 		}
 		pool, claimed, err := p.claimant(layer)
-		if errors.Is(err, volume.ErrNotFound) {
-			continue // It has gone meanwhile.
+		if errors.Is(err, volume.ErrNotFound) || errors.Is(err, gpt.ErrDamaged) {
+			continue // It has gone meanwhile, or nothing says whose it is.
 		}
 		if err != nil {
 			return fmt.Errorf("see whether disk %s is one of a pool: %w", layer.Number, err)
@@ -48,17 +48,5 @@ func (p *Pool) claimant(layer blockdev.Layer) (pool string, claimed bool, err er
 		return "", false, err
 	}
 	defer raw.Close()
-	blockSize, err := disk.BlockSize()
-	if err != nil {
-		return "", false, err
-	}
-	found, err := gpt.Read(raw, disk.Size(), blockSize)
-	if errors.Is(err, gpt.ErrNone) || errors.Is(err, gpt.ErrDamaged) {
-		return "", false, nil
-	}
-	if err != nil {
-		return "", false, err
-	}
-	pool, claimed = found.Table.Claimant()
-	return pool, claimed, nil
+	return gpt.ClaimantOf(raw)
 }
