@@ -67,18 +67,14 @@ func (s Sysfs) HostDevices(isPools func(disk linux.DeviceNumber) (bool, error)) 
 // exposed returns the devices whose nodes are mounted, as those of published volumes are,
 // and those that a loop device shows, with the reason.
 func (s Sysfs) exposed() (map[linux.DeviceNumber]string, error) {
-	table, err := nodeMounts()
+	mounts, err := nodeMounts()
 	if err != nil {
 		return nil, err
 	}
 	reasons := map[linux.DeviceNumber]string{}
-	for _, m := range table {
-		// Where something is mounted over it, the node below is no published volume's.
-		if info, err := linux.StatPath(m.MountPoint); err == nil && info.IsBlockDevice() {
-			reasons[info.Device] = "it is mounted at " + m.MountPoint + ", as a published volume"
-		} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("see what is mounted at %s: %w", m.MountPoint, err)
-		}
+	for _, m := range mounts {
+		// Where something else is mounted over it, the node is no published volume's.
+		reasons[m.device] = "it is mounted at " + m.path + ", as a published volume"
 	}
 	loops, err := s.loopsByBacking()
 	if err != nil {

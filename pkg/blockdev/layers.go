@@ -52,7 +52,7 @@ func (d *Device) Layers() ([]Layer, error) {
 		whole = append(whole, loops[number]...)
 	}
 	for number := d.number; ; {
-		status, err := loopStatus(number, map[linux.DeviceNumber]linux.LoopStatus{})
+		status, err := loopStatus(number)
 		if err != nil {
 			return nil, err
 		}
@@ -123,7 +123,7 @@ func (s Sysfs) below(number linux.DeviceNumber) ([]linux.DeviceNumber, error) {
 	if err != nil {
 		return nil, err
 	}
-	status, err := loopStatus(number, map[linux.DeviceNumber]linux.LoopStatus{})
+	status, err := loopStatus(number)
 	if err != nil {
 		return nil, err
 	}
@@ -172,7 +172,7 @@ func (s Sysfs) layer(number linux.DeviceNumber) (layer Layer, err error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return Layer{}, gone(err)
 	}
-	status, err := loopStatus(number, map[linux.DeviceNumber]linux.LoopStatus{})
+	status, err := loopStatus(number)
 	if err != nil {
 		return Layer{}, err
 	}
@@ -201,7 +201,7 @@ func (s Sysfs) loopsByBacking() (map[linux.DeviceNumber][]linux.DeviceNumber, er
 	found := map[linux.DeviceNumber][]linux.DeviceNumber{}
 	for _, minor := range minors {
 		number := linux.DeviceNumber{Major: linux.LoopMajor, Minor: minor}
-		status, err := loopStatus(number, map[linux.DeviceNumber]linux.LoopStatus{})
+		status, err := loopStatus(number)
 		if err != nil {
 			return nil, err
 		}

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"path/filepath"
 	"slices"
 
 	"k8s.io/mount-utils"
@@ -39,16 +38,19 @@ func (s Sysfs) Mounted(number linux.DeviceNumber) ([]Mounted, error) {
 	if err != nil {
 		return nil, err
 	}
-	table, err := nodeMounts()
+	mounts, err := nodeMounts()
 	if err != nil {
 		return nil, err
 	}
-	loops := map[linux.DeviceNumber]linux.LoopStatus{}
 	var found []Mounted
-	for i := range table {
-		one, is, err := mountOf(&table[i], path, number, loops)
-		if err != nil {
-			return nil, err
+	for _, m := range mounts {
+		one, is := Mounted{Path: m.path}, m.node == path || m.device == number
+		if !is {
+			status, err := loopStatus(m.device)
+			if err != nil {
+				return nil, fmt.Errorf("see what is mounted at %s: %w", m.path, err)
+			}
+			one.View, one.ReadOnly, is = true, status.ReadOnly, status.Device == number
 		}
 		if is && !slices.ContainsFunc(found, func(other Mounted) bool { return other.Path == one.Path }) {
 			found = append(found, one)
@@ -57,11 +59,20 @@ func (s Sysfs) Mounted(number linux.DeviceNumber) ([]Mounted, error) {
 	return found, nil
 }
 
+// nodeMount is a mount of something that is in the filesystem of the host's device nodes.
+type nodeMount struct {
+	path string
+	// node is the path of what was mounted where that is known, and device what is there now:
+	// of no number where it is no block device, or was unmounted.
+	node   string
+	device linux.DeviceNumber
+}
+
 // nodeMounts returns the mounts of parts of the filesystem that the host's device nodes are
 // in, as those of published volumes are. A node elsewhere says nothing: a pod makes one with
 // any number in a tmpfs of its own, and has kubelet mount it (subPath). Nor does it hang,
 // which a look at a mount point of another filesystem could.
-func nodeMounts() ([]mount.MountInfo, error) {
+func nodeMounts() (found []nodeMount, err error) {
 	dev, err := linux.StatPath("/dev")
 	if err != nil {
 		return nil, fmt.Errorf("look at the directory of device nodes: %w", err)
@@ -70,51 +81,39 @@ func nodeMounts() ([]mount.MountInfo, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the mount table: %w", err)
 	}
-	return slices.DeleteFunc(table, func(m mount.MountInfo) bool {
-		return m.Root == "/" || uint64(m.Major) != uint64(dev.ID.Device.Major) || uint64(m.Minor) != uint64(dev.ID.Device.Minor) //nolint:gosec // Device numbers are not negative.
-	}), nil
-}
-
-func mountOf(m *mount.MountInfo, path string, number linux.DeviceNumber, loops map[linux.DeviceNumber]linux.LoopStatus) (Mounted, bool, error) {
-	if m.FsType == "devtmpfs" && "/dev"+m.Root == path {
-		return Mounted{Path: m.MountPoint}, true, nil
+	for _, m := range table {
+		if m.Root == "/" || uint64(m.Major) != uint64(dev.ID.Device.Major) || uint64(m.Minor) != uint64(dev.ID.Device.Minor) { //nolint:gosec // Device numbers are not negative.
+			continue
+		}
+		one := nodeMount{path: m.MountPoint}
+		if m.FsType == "devtmpfs" {
+			one.node = "/dev" + m.Root
+		}
+		info, err := linux.StatPath(m.MountPoint)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("see what is mounted at %s: %w", m.MountPoint, err)
+		}
+		if info.IsBlockDevice() {
+			one.device = info.Device
+		}
+		found = append(found, one)
 	}
-	info, err := linux.StatPath(m.MountPoint)
-	if errors.Is(err, fs.ErrNotExist) {
-		return Mounted{}, false, nil // It is unmounted by now.
-	}
-	if err != nil {
-		return Mounted{}, false, fmt.Errorf("see what is mounted at %s: %w", m.MountPoint, err)
-	}
-	if !info.IsBlockDevice() {
-		return Mounted{}, false, nil
-	}
-	if info.Device == number {
-		return Mounted{Path: m.MountPoint}, true, nil
-	}
-	status, err := loopStatus(info.Device, loops)
-	if err != nil {
-		return Mounted{}, false, fmt.Errorf("see what is mounted at %s: %w", m.MountPoint, err)
-	}
-	return Mounted{Path: m.MountPoint, View: true, ReadOnly: status.ReadOnly}, status.Device == number, nil
+	return found, nil
 }
 
 // ViewOf tells whether a device is a loop device over the block device with a number,
 // and whether it refuses writes. The kernel says so, and not its label.
 func ViewOf(device, number linux.DeviceNumber) (is, readOnly bool, err error) {
-	status, err := loopStatus(device, map[linux.DeviceNumber]linux.LoopStatus{})
+	status, err := loopStatus(device)
 	return err == nil && status.Device == number && number != linux.DeviceNumber{}, status.ReadOnly, err
 }
 
 // loopStatus returns the status of a loop device; the zero value where it is none, or
 // none that is set up, or shows a file that does not answer: whoever has a read-only view can
-// have it show one on a filesystem that is dead, and a node of a device always answers. It opens the device for a moment, once for each in seen.
-func loopStatus(number linux.DeviceNumber, seen map[linux.DeviceNumber]linux.LoopStatus) (linux.LoopStatus, error) {
+// have it show one on a filesystem that is dead, and a node of a device always answers. It opens the device for a moment.
+func loopStatus(number linux.DeviceNumber) (linux.LoopStatus, error) {
 	if number.Major != linux.LoopMajor {
 		return linux.LoopStatus{}, nil
-	}
-	if status, known := seen[number]; known {
-		return status, nil
 	}
 	loop, err := openLoop(number.Minor)
 	if IsGone(err) || errors.Is(err, fs.ErrNotExist) {
@@ -126,9 +125,8 @@ func loopStatus(number linux.DeviceNumber, seen map[linux.DeviceNumber]linux.Loo
 	defer loop.Close()
 	status, err := linux.StatusOfLoop(loop)
 	if err != nil {
-		status = linux.LoopStatus{}
+		return linux.LoopStatus{}, nil
 	}
-	seen[number] = status
 	return status, nil
 }
 
@@ -156,18 +154,9 @@ func (d *Device) CheckUnexposed() error {
 	if err := d.CheckUnpublished(); err != nil {
 		return err
 	}
-	minors, err := d.sysfs.loops()
-	if err != nil {
-		return err
+	loops, err := d.sysfs.loopsByBacking()
+	if over := loops[d.number]; len(over) > 0 {
+		return fmt.Errorf("%w: the loop device loop%d shows %s", volume.ErrInUse, over[0].Minor, d)
 	}
-	for _, minor := range minors {
-		shows, _, err := ViewOf(linux.DeviceNumber{Major: linux.LoopMajor, Minor: minor}, d.number)
-		if err != nil {
-			return err
-		}
-		if shows {
-			return fmt.Errorf("%w: the loop device %s shows %s", volume.ErrInUse, filepath.Base(linux.LoopPath(minor)), d)
-		}
-	}
-	return nil
+	return err
 }
