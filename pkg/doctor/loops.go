@@ -61,12 +61,12 @@ func (e *examination) loops() {
 func (e *examination) volumeLoop(loop blockdev.LoopDevice) {
 	id, used := e.stagedOn(loop.Number)
 	used = used || e.mounted[loop.Number]
-	f := Finding{Check: StaleLoop, Subject: loop.Path, devices: []linux.DeviceNumber{loop.Number}, locks: []string{loop.Path}}
+	f := Finding{Check: StaleLoop}
 	switch {
 	case loop.Deleted && e.isBelowAPool(loop, removedFolder) && !used:
 		f.Message = fmt.Sprintf("%s shows the file of a volume that was deleted (%s)", loop.Path, loop.Backing)
 		f.Meaning = "the space of the file is not free before the device goes"
-		f.Remedy, f.Fix = "rawblockctl doctor --fix", "detach the loop device"
+		f.Fix = "detach the loop device"
 	case loop.Deleted:
 		e.add(deletedBacking(loop, id))
 		return
@@ -81,9 +81,16 @@ func (e *examination) volumeLoop(loop blockdev.LoopDevice) {
 		}
 		f.Message = fmt.Sprintf("%s is the device of volume %s, which is not staged", loop.Path, id)
 		f.Meaning = "it does no harm: staging the volume finds it again; but nobody takes it away"
-		f.Remedy, f.Fix = "rawblockctl doctor --fix", "detach the loop device; the file of the volume stays"
-		f.locks = append(f.locks, id)
+		f.Fix = "detach the loop device; the file of the volume stays"
+		f.locks = []string{id}
 	}
+	e.detachable(loop, f)
+}
+
+// detachable adds a finding that is mended by detaching a loop device.
+func (e *examination) detachable(loop blockdev.LoopDevice, f Finding) {
+	f.Subject, f.Remedy = loop.Path, "rawblockctl doctor --fix"
+	f.devices, f.locks = []linux.DeviceNumber{loop.Number}, append(f.locks, loop.Path)
 	f.mend = func(context.Context) error { return e.Inspector.Sysfs.DetachLoop(loop) }
 	e.add(f)
 }
@@ -154,14 +161,11 @@ func (e *examination) hold(loop blockdev.LoopDevice) {
 	if e.isRecorded(loop.Number.Minor, holds) || !e.isOurs(loop.Device) {
 		return
 	}
-	e.add(Finding{
-		Check: StaleView, Subject: loop.Path,
+	e.detachable(loop, Finding{
+		Check:   StaleView,
 		Message: fmt.Sprintf("%s holds device %s, and no record says for which volume", loop.Path, loop.Device),
 		Meaning: "it keeps the device below in use: a volume cannot be deleted",
-		Remedy:  "rawblockctl doctor --fix",
 		Fix:     "detach the loop device; nobody reads or writes through it",
-		devices: []linux.DeviceNumber{loop.Number}, locks: []string{loop.Path},
-		mend: func(context.Context) error { return e.Inspector.Sysfs.DetachLoop(loop) },
 	})
 }
 
@@ -171,14 +175,11 @@ func (e *examination) view(loop blockdev.LoopDevice) {
 	if e.mounted[loop.Number] || e.isAttachedView(loop.Number) || e.survey.KubeletErr != nil || !e.isRecorded(loop.Number.Minor, views) && !e.isOurs(loop.Device) {
 		return
 	}
-	e.add(Finding{
-		Check: StaleView, Subject: loop.Path,
+	e.detachable(loop, Finding{
+		Check:   StaleView,
 		Message: fmt.Sprintf("%s is a read-only view of device %s, and is mounted at no target", loop.Path, loop.Device),
 		Meaning: "it keeps the device below in use: a volume cannot be deleted, nor a partition removed",
-		Remedy:  "rawblockctl doctor --fix",
 		Fix:     "detach the loop device; nothing was ever written through it",
-		devices: []linux.DeviceNumber{loop.Number}, locks: []string{loop.Path},
-		mend: func(context.Context) error { return e.Inspector.Sysfs.DetachLoop(loop) },
 	})
 }
 
@@ -195,14 +196,11 @@ func (e *examination) lock(loop blockdev.LoopDevice) {
 	if loop.Device == (linux.DeviceNumber{}) || e.survey.KubeletErr != nil || e.maps[loop.Backing] || !e.isLock(loop) {
 		return
 	}
-	e.add(Finding{
-		Check: StaleLock, Subject: loop.Path,
+	e.detachable(loop, Finding{
+		Check:   StaleLock,
 		Message: fmt.Sprintf("%s is kubelet's lock over device %s, whose mount %s has gone", loop.Path, loop.Device, loop.Backing),
 		Meaning: "kubelet does not find it again; it keeps the device in use: a volume cannot be deleted, nor a partition removed",
-		Remedy:  "rawblockctl doctor --fix",
 		Fix:     "detach the loop device; nobody reads or writes through it",
-		devices: []linux.DeviceNumber{loop.Number}, locks: []string{loop.Path},
-		mend: func(context.Context) error { return e.Inspector.Sysfs.DetachLoop(loop) },
 	})
 }
 
