@@ -15,9 +15,8 @@ import (
 
 // HostDevice is a block device of this machine, with or without a partition table.
 type HostDevice struct {
-	// Number is its device number, Path the node that the kernel itself made.
-	Number linux.DeviceNumber
-	Path   string
+	// Path is that of the node that the kernel itself made.
+	Path string
 	// Refused says why what is on it may have been written by a tenant; empty where
 	// only the host has it.
 	Refused string
@@ -58,7 +57,7 @@ func (s Sysfs) HostDevices(isPools func(disk linux.DeviceNumber) (bool, error)) 
 			return nil, err
 		}
 		sectors, err := readNumber(s.device(number), "size")
-		found = append(found, HostDevice{number, path, look.refusal(number, 0), err != nil || sectors == 0})
+		found = append(found, HostDevice{path, look.refusal(number, 0), err != nil || sectors == 0})
 	}
 	slices.SortFunc(found, func(a, b HostDevice) int { return strings.Compare(a.Path, b.Path) })
 	return found, nil

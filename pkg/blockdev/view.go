@@ -82,7 +82,7 @@ func (d *Device) RestoreView(base *Device, owner string) error {
 		return err
 	}
 	if !isView {
-		return fmt.Errorf("%w: %s is no read-only view of %s any more; unpublish it first", volume.ErrIncompatible, d, base)
+		return fmt.Errorf("%w: %s is no read-only view of %s any more", volume.ErrIncompatible, d, base)
 	}
 	// First the part that it shows: only a file of the same size can be put in.
 	err = linux.ResetLoop(d.file, viewPrefix+owner)
@@ -93,7 +93,7 @@ func (d *Device) RestoreView(base *Device, owner string) error {
 		err = linux.RefreshLoop(d.file)
 	}
 	if err != nil {
-		return fmt.Errorf("%w: the user of %s, a read-only view of %s, has changed it, and it cannot be set back; unpublish it first: %w", volume.ErrIncompatible, d, base, err)
+		return fmt.Errorf("%w: the user of %s, a read-only view of %s, has changed it, and it cannot be set back: %w", volume.ErrIncompatible, d, base, err)
 	}
 	if err := d.readSeq(); err != nil {
 		return err
@@ -102,7 +102,7 @@ func (d *Device) RestoreView(base *Device, owner string) error {
 		return err
 	}
 	if !isViewOf(status, base.number) {
-		return fmt.Errorf("%w: %s does not show %s; unpublish it first", volume.ErrIncompatible, d, base)
+		return fmt.Errorf("%w: %s does not show %s", volume.ErrIncompatible, d, base)
 	}
 	blockSize, err := linux.LogicalBlockSize(base.file)
 	if err != nil {

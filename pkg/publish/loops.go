@@ -212,7 +212,7 @@ func (p *Publisher) restoreView(view, device *blockdev.Device, target Target) er
 	case intact && held:
 		return nil
 	case !intact && !held && (!found || is.view() != view.LoopID()):
-		return fmt.Errorf("%w: %s at %s is no read-only view of %s any more; unpublish it first", volume.ErrIncompatible, view, target.Path, device)
+		return fmt.Errorf("%w: %s at %s is no read-only view of %s any more", volume.ErrIncompatible, view, target.Path, device)
 	case !intact:
 		// The record must have the number that it gets: until then, the hold tells.
 		if err := view.RestoreView(device, p.owner); err != nil {

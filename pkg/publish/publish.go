@@ -116,7 +116,11 @@ func (p *Publisher) verify(place place, device *blockdev.Device, target Target, 
 		return fmt.Errorf("%w: the volume is published read-only at %s; unpublish it first to publish it for writing",
 			volume.ErrIncompatible, target.Path)
 	case isView:
-		return p.restoreView(published, device, target)
+		err := p.restoreView(published, device, target)
+		if errors.Is(err, volume.ErrIncompatible) {
+			return fmt.Errorf("%w; unpublish it first", err)
+		}
+		return err
 	case published.Number() != device.Number():
 		return fmt.Errorf("%w: %s shows device %s, not %s; unpublish it first", volume.ErrIncompatible, target.Path, published.Number(), device)
 	case readOnly:
