@@ -52,11 +52,11 @@ func (d *Device) Layers() ([]Layer, error) {
 		whole = append(whole, loops[number]...)
 	}
 	for number := d.number; ; {
-		status, err := loopStatus(number)
+		loop, err := d.sysfs.shownBy(number)
 		if err != nil {
 			return nil, err
 		}
-		if number = status.Device; number == (linux.DeviceNumber{}) {
+		if number = loop.Device; number == (linux.DeviceNumber{}) {
 			break
 		}
 		whole = append(whole, number)
@@ -123,12 +123,12 @@ func (s Sysfs) below(number linux.DeviceNumber) ([]linux.DeviceNumber, error) {
 	if err != nil {
 		return nil, err
 	}
-	status, err := loopStatus(number)
+	loop, err := s.shownBy(number)
 	if err != nil {
 		return nil, err
 	}
-	if none := (linux.DeviceNumber{}); status.Device != none {
-		found = append(found, status.Device)
+	if none := (linux.DeviceNumber{}); loop.Device != none {
+		found = append(found, loop.Device)
 	}
 	return append(found, disk), nil
 }
@@ -172,13 +172,13 @@ func (s Sysfs) layer(number linux.DeviceNumber) (layer Layer, err error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return Layer{}, gone(err)
 	}
-	status, err := loopStatus(number)
+	loop, err := s.shownBy(number)
 	if err != nil {
 		return Layer{}, err
 	}
-	if none := (linux.DeviceNumber{}); status.Device == none {
-		layer.File = status.Backing
-		layer.Path, _ = readText(s.device(number), "loop/backing_file") // A hint.
+	if none := (linux.DeviceNumber{}); loop.Device == none {
+		layer.File = loop.File
+		layer.Path = loop.Backing // A hint.
 	}
 	return layer, nil
 }
@@ -201,12 +201,12 @@ func (s Sysfs) loopsByBacking() (map[linux.DeviceNumber][]linux.DeviceNumber, er
 	found := map[linux.DeviceNumber][]linux.DeviceNumber{}
 	for _, minor := range minors {
 		number := linux.DeviceNumber{Major: linux.LoopMajor, Minor: minor}
-		status, err := loopStatus(number)
+		loop, err := s.shownBy(number)
 		if err != nil {
 			return nil, err
 		}
-		if none := (linux.DeviceNumber{}); status.Device != none {
-			found[status.Device] = append(found[status.Device], number)
+		if none := (linux.DeviceNumber{}); loop.Device != none {
+			found[loop.Device] = append(found[loop.Device], number)
 		}
 	}
 	return found, nil

@@ -106,8 +106,7 @@ func (d *Device) adopt(file linux.FileInfo, options LoopOptions) (linux.LoopStat
 
 // setBack makes the device again what Attach makes.
 func (d *Device) setBack(status *linux.LoopStatus, options LoopOptions) error {
-	label, err := linux.LoopLabel(d.file)
-	if status.Ends || !status.Whole() || err != nil || label != options.kept() {
+	if status.Ends || !status.Whole() || status.Label != options.kept() {
 		// Also where it was detached while someone had it open.
 		if err := linux.ResetLoop(d.file, options.Label); err != nil {
 			return err
@@ -221,7 +220,7 @@ func (l *Loops) Detach(ctx context.Context, file linux.Descriptor) (inUse bool, 
 	delete(l.seen, info.ID)
 	l.mu.Unlock()
 	for range detachPolls {
-		if inUse, err = isLoopOver(minor, info.ID); err != nil || !inUse || ctx.Err() != nil {
+		if inUse, err = l.sysfs.isLoopOver(minor, info.ID); err != nil || !inUse || ctx.Err() != nil {
 			break
 		}
 		time.Sleep(detachPoll)
@@ -273,7 +272,7 @@ func (l *Loops) find(file linux.Descriptor, id linux.FileID) (minor uint32, foun
 	minor, found = l.seen[id]
 	l.mu.Unlock()
 	if found {
-		if is, err := isLoopOver(minor, id); err == nil && is {
+		if is, err := l.sysfs.isLoopOver(minor, id); err == nil && is {
 			return minor, true, nil
 		}
 	}
@@ -283,7 +282,7 @@ func (l *Loops) find(file linux.Descriptor, id linux.FileID) (minor uint32, foun
 	}
 	found = false
 	for _, candidate := range candidates {
-		is, err := isLoopOver(candidate, id)
+		is, err := l.sysfs.isLoopOver(candidate, id)
 		if err != nil {
 			return 0, false, err
 		}
@@ -318,20 +317,12 @@ func (s Sysfs) loopsOver(end string) ([]uint32, error) {
 	return candidates, nil
 }
 
-func isLoopOver(minor uint32, id linux.FileID) (bool, error) {
-	loop, err := openLoop(minor)
-	if IsGone(err) || errors.Is(err, os.ErrNotExist) {
+func (s Sysfs) isLoopOver(minor uint32, id linux.FileID) (bool, error) {
+	loop, err := s.loopDevice(minor)
+	if errors.Is(err, volume.ErrNotFound) {
 		return false, nil
 	}
-	if err != nil {
-		return false, fmt.Errorf("open loop device %d: %w", minor, err)
-	}
-	defer loop.Close()
-	status, err := linux.StatusOfLoop(loop)
-	if err != nil {
-		return false, ignoreUnset(err)
-	}
-	return status.Backing == id, nil
+	return err == nil && loop.File == id, err
 }
 
 // loops returns the minor numbers of the loop devices that are set up.

@@ -39,7 +39,7 @@ type LoopDevice struct {
 
 // LoopDevices returns the loop devices that are set up. It opens each for a moment,
 // which keeps one that is being detached alive for as long. One that goes meanwhile
-// is left out, as is one whose file does not answer.
+// is left out, as is one that does not answer.
 func (s Sysfs) LoopDevices() ([]LoopDevice, error) {
 	minors, err := s.loops()
 	if err != nil {
@@ -48,7 +48,7 @@ func (s Sysfs) LoopDevices() ([]LoopDevice, error) {
 	var found []LoopDevice
 	for _, minor := range minors {
 		device, err := s.loopDevice(minor)
-		if errors.Is(err, volume.ErrNotFound) {
+		if errors.Is(err, volume.ErrNotFound) || errors.Is(err, errDead) || errors.Is(err, linux.ErrStuck) {
 			continue
 		}
 		if err != nil {
@@ -59,13 +59,36 @@ func (s Sysfs) LoopDevices() ([]LoopDevice, error) {
 	return found, nil
 }
 
+// errDead says that a loop device shows a file on a filesystem that fails.
+var errDead = errors.New("its file is on a filesystem that fails")
+
+// loopDevice asks for a loop device, with a time limit: who has a read-only view can have it
+// show a file of his own (LOOP_CHANGE_FD), whose server then decides whether the driver
+// answers, and when. Such a view counts as none: a node of a device always answers.
+//
+// Errors: volume.ErrNotFound where it is not set up, or counts as none. Of one that can be
+// written, whose file nobody changes: errDead, and linux.ErrStuck, where what it shows is not
+// known.
 func (s Sysfs) loopDevice(minor uint32) (LoopDevice, error) {
+	found, err := linux.Ask(s.limit, linux.LoopPath(minor), func() (LoopDevice, error) { return s.askLoop(minor) })
+	if err == nil || errors.Is(err, volume.ErrNotFound) {
+		return found, err
+	}
+	// The driver's own word, which nobody changes (set_disk_ro in loop_configure).
+	readOnly, roErr := readNumber(s.device(linux.DeviceNumber{Major: linux.LoopMajor, Minor: minor}), "ro")
+	if errors.Is(roErr, os.ErrNotExist) || readOnly != 0 && (errors.Is(err, errDead) || errors.Is(err, linux.ErrStuck)) {
+		return LoopDevice{}, fmt.Errorf("%w: loop device %d shows nothing: %w", volume.ErrNotFound, minor, err)
+	}
+	return LoopDevice{}, fmt.Errorf("loop device %d: %w", minor, err)
+}
+
+func (s Sysfs) askLoop(minor uint32) (LoopDevice, error) {
 	loop, err := openLoop(minor)
 	if IsGone(err) || errors.Is(err, os.ErrNotExist) {
 		return LoopDevice{}, fmt.Errorf("%w: loop device %d is not set up", volume.ErrNotFound, minor)
 	}
 	if err != nil {
-		return LoopDevice{}, fmt.Errorf("open loop device %d: %w", minor, err)
+		return LoopDevice{}, fmt.Errorf("open: %w", err)
 	}
 	defer loop.Close()
 	return s.describeLoop(minor, loop)
@@ -76,18 +99,18 @@ func (s Sysfs) describeLoop(minor uint32, loop linux.Descriptor) (LoopDevice, er
 	if errors.Is(err, syscall.ENXIO) {
 		return LoopDevice{}, fmt.Errorf("%w: loop device %d is not set up", volume.ErrNotFound, minor)
 	}
-	if err != nil { // Its file is on a filesystem that is dead.
-		return LoopDevice{}, fmt.Errorf("%w: loop device %d shows a file that does not answer: %w", volume.ErrNotFound, minor, err)
+	if err != nil {
+		return LoopDevice{}, fmt.Errorf("%w: %w", errDead, err)
 	}
 	found := LoopDevice{
 		Number: linux.DeviceNumber{Major: linux.LoopMajor, Minor: minor}, Path: linux.LoopPath(minor),
 		File: status.Backing, Device: status.Device, ReadOnly: status.ReadOnly, ID: LoopID{Minor: minor},
 	}
 	if found.ID.Seq, err = linux.DiskSeq(loop); err != nil && !errors.Is(err, syscall.ENOTTY) {
-		return LoopDevice{}, fmt.Errorf("sequence number of loop device %d: %w", minor, err)
+		return LoopDevice{}, fmt.Errorf("sequence number: %w", err)
 	}
-	if found.Label, err = linux.LoopLabel(loop); err != nil && !errors.Is(err, syscall.ENXIO) {
-		return LoopDevice{}, fmt.Errorf("label of loop device %d: %w", minor, err)
+	if !status.Ends {
+		found.Label = status.Label
 	}
 	found.IsHold = status.ReadOnly && status.Device != (linux.DeviceNumber{}) && strings.HasPrefix(found.Label, holdPrefix)
 	// A user may have had a view show a file, which leaves the label as it is, or set that.
@@ -97,7 +120,7 @@ func (s Sysfs) describeLoop(minor uint32, loop linux.Descriptor) (LoopDevice, er
 		return LoopDevice{}, fmt.Errorf("%w: loop device %d is not set up", volume.ErrNotFound, minor)
 	}
 	if err != nil {
-		return LoopDevice{}, fmt.Errorf("backing file of loop device %d: %w", minor, err)
+		return LoopDevice{}, fmt.Errorf("backing file: %w", err)
 	}
 	found.Backing = backing
 	if path, marked := strings.CutSuffix(backing, deleted); marked {

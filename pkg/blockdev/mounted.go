@@ -46,11 +46,11 @@ func (s Sysfs) Mounted(number linux.DeviceNumber) ([]Mounted, error) {
 	for _, m := range mounts {
 		one, is := Mounted{Path: m.path}, m.node == path || m.device == number
 		if !is {
-			status, err := loopStatus(m.device)
+			loop, err := s.shownBy(m.device)
 			if err != nil {
 				return nil, fmt.Errorf("see what is mounted at %s: %w", m.path, err)
 			}
-			one.View, one.ReadOnly, is = true, status.ReadOnly, status.Device == number
+			one.View, one.ReadOnly, is = true, loop.ReadOnly, loop.Device == number
 		}
 		if is && !slices.ContainsFunc(found, func(other Mounted) bool { return other.Path == one.Path }) {
 			found = append(found, one)
@@ -103,31 +103,25 @@ func nodeMounts() (found []nodeMount, err error) {
 
 // ViewOf tells whether a device is a loop device over the block device with a number,
 // and whether it refuses writes. The kernel says so, and not its label.
-func ViewOf(device, number linux.DeviceNumber) (is, readOnly bool, err error) {
-	status, err := loopStatus(device)
-	return err == nil && status.Device == number && number != linux.DeviceNumber{}, status.ReadOnly, err
+func (s Sysfs) ViewOf(device, number linux.DeviceNumber) (is, readOnly bool, err error) {
+	if number == (linux.DeviceNumber{}) {
+		return false, false, nil
+	}
+	loop, err := s.shownBy(device)
+	return loop.Device == number, loop.ReadOnly, err
 }
 
-// loopStatus returns the status of a loop device; the zero value where it is none, or
-// none that is set up, or shows a file that does not answer: whoever has a read-only view can
-// have it show one on a filesystem that is dead, and a node of a device always answers. It opens the device for a moment.
-func loopStatus(number linux.DeviceNumber) (linux.LoopStatus, error) {
+// shownBy returns a loop device, where it is one that shows something: the zero value
+// otherwise.
+func (s Sysfs) shownBy(number linux.DeviceNumber) (LoopDevice, error) {
 	if number.Major != linux.LoopMajor {
-		return linux.LoopStatus{}, nil
+		return LoopDevice{}, nil
 	}
-	loop, err := openLoop(number.Minor)
-	if IsGone(err) || errors.Is(err, fs.ErrNotExist) {
-		return linux.LoopStatus{}, nil
+	loop, err := s.loopDevice(number.Minor)
+	if errors.Is(err, volume.ErrNotFound) || errors.Is(err, errDead) {
+		return LoopDevice{}, nil
 	}
-	if err != nil {
-		return linux.LoopStatus{}, fmt.Errorf("open loop device %d: %w", number.Minor, err)
-	}
-	defer loop.Close()
-	status, err := linux.StatusOfLoop(loop)
-	if err != nil {
-		return linux.LoopStatus{}, nil
-	}
-	return status, nil
+	return loop, err
 }
 
 // CheckUnpublished returns an error that wraps volume.ErrInUse where the device is

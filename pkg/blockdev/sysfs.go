@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -19,10 +20,14 @@ import (
 var ErrNoFact = errors.New("the device states none")
 
 // Sysfs is the kernel's tree of devices (sysfs(5)). The zero value is not valid.
-type Sysfs struct{ root string }
+type Sysfs struct {
+	root string
+	// limit is on what asks loop devices, each of which keeps one thread at most.
+	limit *linux.Limit
+}
 
 // NewSysfs returns the tree that is mounted at root: /sys but in tests.
-func NewSysfs(root string) Sysfs { return Sysfs{root} }
+func NewSysfs(root string) Sysfs { return Sysfs{root, linux.NewLimit(math.MaxInt)} }
 
 // Check reports whether the tree can be read.
 func (s Sysfs) Check() error {

@@ -140,11 +140,14 @@ func New(options Options) (*Manager, error) {
 		sysfs:          options.Sysfs,
 		processes:      process.New("/proc"),
 		devices:        map[string]*blockdev.Device{},
-		limit:          linux.NewLimit(),
+		limit:          linux.NewLimit(maxStuck),
 		changed:        make(chan struct{}, 1),
 		metrics:        newMetrics(),
 	}, nil
 }
+
+// maxStuck is how many containers whose filesystems do not answer are waited for at once.
+const maxStuck = 32
 
 // interval is how long a grant that systemd took, or a container that was
 // restarted, may wait where the container runtime sends no events.

@@ -10,23 +10,21 @@ import (
 // does.
 var ErrStuck = errors.New("it does not answer")
 
-// How long is waited for an answer, and how many questions may wait for theirs beyond that:
-// each keeps a thread.
-const (
-	limitWait = 2 * time.Second
-	maxStuck  = 32
-)
+// limitWait is how long is waited for an answer.
+const limitWait = 2 * time.Second
 
 // Limit runs what others can keep from ever returning, such as anything that asks a
 // filesystem of a container. Its methods may be called concurrently.
 type Limit struct {
 	wait  time.Duration
+	most  int
 	mu    sync.Mutex
 	stuck map[string]bool
 }
 
-// NewLimit returns a limit of two seconds.
-func NewLimit() *Limit { return &Limit{wait: limitWait, stuck: map[string]bool{}} }
+// NewLimit returns a limit of two seconds. At most so many questions may wait for their
+// answers beyond that, each of which keeps a thread; then no other is asked.
+func NewLimit(most int) *Limit { return &Limit{wait: limitWait, most: most, stuck: map[string]bool{}} }
 
 // Do runs f, and returns ErrStuck where it takes too long: f then goes on by itself, and
 // must use nothing that the caller closes. As long as it does, the same is not asked again:
@@ -73,5 +71,5 @@ func Ask[Answer any](l *Limit, what string, question func() (Answer, error)) (An
 func (l *Limit) isStuck(what string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.stuck[what] || len(l.stuck) >= maxStuck
+	return l.stuck[what] || len(l.stuck) >= l.most
 }

@@ -20,7 +20,7 @@ const MaxLoopLabel = unix.LO_NAME_SIZE - 1
 type LoopConfig struct {
 	// Backing is the open file or block device that holds the data.
 	Backing Descriptor
-	// Label is the name that LoopLabel returns, of at most MaxLoopLabel bytes.
+	// Label is the name that LoopStatus has, of at most MaxLoopLabel bytes.
 	// The kernel keeps it and makes no use of it.
 	Label string
 	// BlockSize is the logical block size in bytes; 0 stands for 512.
@@ -71,6 +71,8 @@ func ConfigureLoop(loop Descriptor, config LoopConfig) error {
 
 // LoopStatus is what an open loop device is set up with.
 type LoopStatus struct {
+	// Label is what it was labelled with.
+	Label string
 	// Backing is the file or device node that holds the data.
 	Backing FileID
 	// Device is the number of the block device that holds the data, if one does.
@@ -99,7 +101,9 @@ func StatusOfLoop(loop Descriptor) (LoopStatus, error) {
 	if err := ioctl(loop, unix.LOOP_GET_STATUS64, unsafe.Pointer(&status)); err != nil {
 		return LoopStatus{}, os.NewSyscallError("ioctl LOOP_GET_STATUS64", err)
 	}
+	label, _, _ := bytes.Cut(status.File_name[:], []byte{0})
 	return LoopStatus{
+		Label:     string(label),
 		Backing:   FileID{DeviceNumber{unix.Major(status.Device), unix.Minor(status.Device)}, status.Inode},
 		Device:    DeviceNumber{unix.Major(status.Rdevice), unix.Minor(status.Rdevice)},
 		Ends:      status.Flags&unix.LO_FLAGS_AUTOCLEAR != 0,
@@ -146,21 +150,6 @@ func SetLoopDirectIO(loop Descriptor) error {
 func ioctlValue(file Descriptor, request uint, value uintptr) error {
 	_, err := ignoringEINTR(func() (int, error) { return 0, unix.IoctlSetInt(int(file.Fd()), request, int(value)) })
 	return err
-}
-
-// LoopLabel returns the label of an open loop device (LOOP_GET_STATUS64).
-// Errors: ENXIO where the device is not set up, or ends with its last user
-// (LO_FLAGS_AUTOCLEAR, see ClearLoop): whoever counted on it would lose it.
-func LoopLabel(loop Descriptor) (string, error) {
-	var status unix.LoopInfo64
-	if err := ioctl(loop, unix.LOOP_GET_STATUS64, unsafe.Pointer(&status)); err != nil {
-		return "", os.NewSyscallError("ioctl LOOP_GET_STATUS64", err)
-	}
-	if status.Flags&unix.LO_FLAGS_AUTOCLEAR != 0 {
-		return "", os.NewSyscallError("ioctl LOOP_GET_STATUS64", unix.ENXIO)
-	}
-	label, _, _ := bytes.Cut(status.File_name[:], []byte{0})
-	return string(label), nil
 }
 
 // ClearLoop detaches an open loop device from its backing file (LOOP_CLR_FD),

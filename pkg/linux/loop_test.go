@@ -65,8 +65,8 @@ func TestBlockIoctlsOfOtherFiles(t *testing.T) {
 	file := device(t, newFile(t, t.TempDir()+"/file"))
 	_, sizeErr := linux.BlockSize(file)
 	_, seqErr := linux.DiskSeq(file)
-	_, labelErr := linux.LoopLabel(file)
-	for _, err := range []error{sizeErr, seqErr, labelErr} {
+	_, statusErr := linux.StatusOfLoop(file)
+	for _, err := range []error{sizeErr, seqErr, statusErr} {
 		if !errors.Is(err, unix.ENOTTY) {
 			t.Errorf("got %v, want %v", err, unix.ENOTTY)
 		}
@@ -82,8 +82,8 @@ func TestLoopLabel(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			loop := attach(t, linux.LoopConfig{Label: test.label})
-			if got, err := linux.LoopLabel(loop.File); err != nil || got != test.want {
-				t.Errorf("label %q (%v), want %q", got, err, test.want)
+			if got, err := linux.StatusOfLoop(loop.File); err != nil || got.Label != test.want {
+				t.Errorf("label %q (%v), want %q", got.Label, err, test.want)
 			}
 		})
 	}
@@ -145,8 +145,8 @@ func TestClearedLoopHasNoLabel(t *testing.T) {
 	}
 	rig.Must(t, err)
 	defer again.Close()
-	if label, err := linux.LoopLabel(again); !errors.Is(err, unix.ENXIO) {
-		t.Errorf("label %q (%v), want %v", label, err, unix.ENXIO)
+	if status, err := linux.StatusOfLoop(again); !errors.Is(err, unix.ENXIO) {
+		t.Errorf("%+v (%v), want %v", status, err, unix.ENXIO)
 	}
 	if err := linux.ClearLoop(again); !errors.Is(err, unix.ENXIO) {
 		t.Errorf("clearing it again: %v, want %v", err, unix.ENXIO)

@@ -31,8 +31,11 @@ type Table struct {
 	peeks, limit *linux.Limit
 }
 
+// maxStuck is how many files that do not answer are waited for at once.
+const maxStuck = 32
+
 // New returns the table that is mounted at root, usually /proc.
-func New(root string) Table { return Table{root, linux.NewLimit(), linux.NewLimit()} }
+func New(root string) Table { return Table{root, linux.NewLimit(maxStuck), linux.NewLimit(maxStuck)} }
 
 // read reads a file of a process.
 func (t Table) read(pid int, name string) (string, error) {

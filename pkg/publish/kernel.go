@@ -35,7 +35,7 @@ func (p *Publisher) unrecorded(dir string, device linux.DeviceNumber, mode volum
 		if slices.ContainsFunc(known, func(one Publication) bool { return one.Target == target }) {
 			continue
 		}
-		is, readOnly, err := shows(p.roots, target, device)
+		is, readOnly, err := p.shows(target, device)
 		if err != nil {
 			return nil, err
 		}
@@ -48,8 +48,8 @@ func (p *Publisher) unrecorded(dir string, device linux.DeviceNumber, mode volum
 
 // shows reports whether the device, or a loop device over it, is mounted at a target.
 // With the zero number it reports whether any device is.
-func shows(roots roots, target string, number linux.DeviceNumber) (is, readOnly bool, err error) {
-	place, err := roots.openPlace(target)
+func (p *Publisher) shows(target string, number linux.DeviceNumber) (is, readOnly bool, err error) {
+	place, err := p.roots.openPlace(target)
 	if noFolder(err) {
 		return false, false, nil
 	}
@@ -64,7 +64,7 @@ func shows(roots roots, target string, number linux.DeviceNumber) (is, readOnly 
 	if info.Device == number || number == (linux.DeviceNumber{}) {
 		return true, false, nil
 	}
-	return blockdev.ViewOf(info.Device, number)
+	return p.sysfs.ViewOf(info.Device, number)
 }
 
 // mounted are the places where a device is mounted, sorted by whose they are.

@@ -87,7 +87,7 @@ func TestAttackDescriptorOnDeadFilesystem(t *testing.T) {
 			f := newFuse(t)
 			hold(f.file)
 			t.Cleanup(f.end) // A process that ends waits for the server.
-			f.hang()
+			f.hang(t)
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -155,7 +155,7 @@ func TestAttackHungDirectory(t *testing.T) {
 	rig.Must(t, err)
 	victimPID, err := victim.PID(ctx)
 	rig.Must(t, err)
-	f.hang()
+	f.hang(t)
 	hung := make(chan error, 3)
 	for i := range cap(hung) {
 		go func() {

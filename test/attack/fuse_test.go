@@ -1,13 +1,16 @@
 package attack
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"os"
-	"sync/atomic"
+	"os/exec"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -15,13 +18,16 @@ import (
 )
 
 // fuse is a filesystem of the test's own with one file, whose server can stop answering
-// (linux/fuse.h in the kernel).
+// (linux/fuse.h in the kernel). The server is a process of its own: a test that is killed
+// while it waits for itself would never end, nor would anything that waits for its files.
 type fuse struct {
 	// folder is where it is mounted, file the path of its file.
 	folder, file string
-	device       int
-	hangs, stops atomic.Bool
-	ended        chan struct{}
+	server       *exec.Cmd
+	// A byte to orders has the server hang. From then on one comes from said, and one more
+	// for each question.
+	orders io.Writer
+	said   io.Reader
 }
 
 const (
@@ -42,49 +48,85 @@ const (
 // newFuse mounts one where the test may: what others open there is theirs to close.
 func newFuse(t *testing.T) *fuse {
 	t.Helper()
-	device, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	return newFuseAt(t, reachable(t))
+}
+
+// newFuseAt does so in a directory that is there.
+func newFuseAt(t *testing.T, dir string) *fuse {
+	t.Helper()
+	device, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
 	if errors.Is(err, os.ErrNotExist) && os.Getenv("CI") == "" {
 		t.Skip("SKIPPED: there is no /dev/fuse")
 	}
 	rig.Must(t, err)
-	f := &fuse{folder: reachable(t), device: device, ended: make(chan struct{})}
-	f.file = f.folder + "/file"
-	rig.Must(t, unix.Mount("rawblock-test", f.folder, "fuse", 0, fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0,allow_other", device)))
-	go f.serve()
-	t.Cleanup(func() {
-		rig.Must(t, unix.Unmount(f.folder, unix.MNT_DETACH))
-		f.end()
-	})
+	defer device.Close()
+	rig.Must(t, unix.Mount("rawblock-test", dir, "fuse", 0, fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0,allow_other", device.Fd())))
+	t.Cleanup(func() { rig.Must(t, unix.Unmount(dir, unix.MNT_DETACH)) })
+	f := &fuse{folder: dir, file: dir + "/file", server: exec.CommandContext(context.WithoutCancel(t.Context()), os.Args[0])}
+	f.server.Env = append(os.Environ(), fuseVariable+"=1")
+	f.server.ExtraFiles = []*os.File{device}
+	f.orders, err = f.server.StdinPipe()
+	rig.Must(t, err)
+	f.said, err = f.server.StdoutPipe()
+	rig.Must(t, err)
+	rig.Must(t, f.server.Start())
+	t.Cleanup(f.end)
 	return f
 }
 
 // hang has the server never answer again.
-func (f *fuse) hang() { f.hangs.Store(true) }
-
-// end ends the server, as if it were killed. It may be repeated.
-func (f *fuse) end() {
-	if !f.stops.Swap(true) {
-		<-f.ended
-		unix.Close(f.device) // Whoever waits for an answer is told that there is none.
-	}
+func (f *fuse) hang(t *testing.T) {
+	t.Helper()
+	_, err := f.orders.Write([]byte{0})
+	rig.Must(t, err)
+	f.hear(t)
 }
 
-func (f *fuse) serve() {
-	defer close(f.ended)
-	buffer := make([]byte, 1<<17)
-	for !f.stops.Load() {
-		const wait = 50 // Milliseconds.
-		if n, _ := unix.Poll([]unix.PollFd{{Fd: int32(f.device), Events: unix.POLLIN}}, wait); n == 0 {
+// hear waits until the server hangs, or then is asked once more.
+func (f *fuse) hear(t *testing.T) {
+	t.Helper()
+	_, err := f.said.Read(make([]byte, 1))
+	rig.Must(t, err)
+}
+
+// end kills the server: whoever waits for an answer is told that there is none. It may be
+// repeated.
+func (f *fuse) end() {
+	f.server.Process.Kill()
+	f.server.Wait() // It was killed.
+}
+
+// fuseVariable has the test's program be the server, of descriptor 3.
+const fuseVariable = "RAWBLOCK_TEST_FUSE"
+
+// serveFuse answers until it is told to hang, and then goes away by itself after a while:
+// who started it may have been killed, and cannot end before the server does.
+func serveFuse() int {
+	const device, longest = 3, 5 * time.Minute
+	hangs, buffer := false, make([]byte, 1<<17)
+	for {
+		orders := []unix.PollFd{{Fd: device, Events: unix.POLLIN}, {Fd: 0, Events: unix.POLLIN}}
+		if hangs {
+			orders = orders[:1]
+		}
+		if _, err := unix.Poll(orders, -1); errors.Is(err, syscall.EINTR) {
 			continue
 		}
-		n, err := unix.Read(f.device, buffer)
+		if !hangs && orders[1].Revents != 0 { // Also where nobody is left who could order it.
+			hangs = true
+			time.AfterFunc(longest, func() { os.Exit(1) })
+			os.Stdout.Write([]byte{0})
+			continue
+		}
+		n, err := unix.Read(device, buffer)
 		if errors.Is(err, syscall.EINTR) || errors.Is(err, syscall.ENOENT) {
 			continue
 		}
 		if err != nil || n < fuseInHeader {
-			return // It was ended, or unmounted.
+			return 0 // It was unmounted.
 		}
-		if f.hangs.Load() {
+		if hangs {
+			os.Stdout.Write([]byte{0})
 			continue
 		}
 		opcode, unique, node := binary.LittleEndian.Uint32(buffer[4:]), buffer[8:16], binary.LittleEndian.Uint64(buffer[16:])
@@ -95,7 +137,7 @@ func (f *fuse) serve() {
 		answer := binary.LittleEndian.AppendUint32(nil, uint32(16+len(body)))
 		answer = binary.LittleEndian.AppendUint32(answer, uint32(-int32(errno)))
 		answer = append(append(answer, unique...), body...)
-		unix.Write(f.device, answer) // Whoever asked may be gone.
+		unix.Write(device, answer) // Whoever asked may be gone.
 	}
 }
 
@@ -129,7 +171,8 @@ func fuseAttributes(node uint64) []byte {
 		mode = unix.S_IFDIR | 0o777
 	}
 	body := binary.LittleEndian.AppendUint64(nil, node)
-	body = append(body, make([]byte, 8*5+4*3)...)
+	body = binary.LittleEndian.AppendUint64(body, volumeSize)
+	body = append(body, make([]byte, 8*4+4*3)...)
 	body = binary.LittleEndian.AppendUint32(body, mode)
 	body = binary.LittleEndian.AppendUint32(body, 1)
 	return append(body, make([]byte, 88-len(body))...)

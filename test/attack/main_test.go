@@ -18,5 +18,8 @@ func TestMain(m *testing.M) {
 	if name := os.Getenv(controlVariable); name != "" {
 		os.Exit(doControl(name))
 	}
+	if os.Getenv(fuseVariable) != "" {
+		os.Exit(serveFuse())
+	}
 	rig.Main(m)
 }

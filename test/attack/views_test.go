@@ -5,15 +5,21 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"golang.org/x/sys/unix"
 
+	"github.com/rawblock-csi/rawblock-csi/pkg/blockdev"
+	"github.com/rawblock-csi/rawblock-csi/pkg/hotplug"
+	"github.com/rawblock-csi/rawblock-csi/pkg/publish"
+	"github.com/rawblock-csi/rawblock-csi/test/oci"
 	"github.com/rawblock-csi/rawblock-csi/test/rig"
 )
 
@@ -194,6 +200,120 @@ func viewOfADeadFilesystem(t *testing.T) {
 	rig.Must(t, attacker.Unstage(ctx))
 	for _, left := range loopsOver(t, bait) {
 		t.Errorf("/dev/%s is left", left)
+	}
+}
+
+// hungViews are the ways in which a pod has its view keep from returning whoever asks for it,
+// once the server of its file hangs.
+var hungViews = map[string]func(t *testing.T, target string, server *fuse){
+	"file that does not answer": func(*testing.T, string, *fuse) {},
+	// The loop driver waits for what is read, and lets nobody else ask meanwhile
+	// (loop_set_status in the kernel's drivers/block/loop.c).
+	"driver that waits for it": func(t *testing.T, target string, server *fuse) {
+		node, read := openNode(t, target), make(chan struct{})
+		t.Cleanup(func() { node.Close() })
+		go func() {
+			defer close(read)
+			rig.ReadDirect(target) // Fails, once the server ends.
+		}()
+		server.hear(t)
+		set := make(chan struct{})
+		go func() {
+			defer close(set)
+			unix.IoctlLoopSetStatus64(int(node.Fd()), &unix.LoopInfo64{Offset: 512})
+		}()
+		t.Cleanup(func() { server.end(); <-read; <-set })
+		time.Sleep(200 * time.Millisecond) // Until it waits, which cannot be seen.
+	},
+}
+
+// A pod has its view show a file whose server then hangs, and which is called as that of
+// another's volume. That keeps nobody else's volumes from anything, and no plugin from
+// starting; and the pod is taken down once its server has ended.
+func TestAttackHungView(t *testing.T) {
+	for name, hang := range hungViews {
+		t.Run(name, func(t *testing.T) {
+			node, disk, ctx := newNode(t), rig.NewDisk(t, volumeSize), rig.Context(t)
+			attacker, victim := node.NewVolume(t, "attacker", disk.Path), node.create(t, "files", victimName)
+			onDisk := node.create(t, "disks", victimName)
+			mine, theirs := attacker.Target(t, "attacker"), victim.Target(t, "victim")
+			rig.Must(t, attacker.Stage(ctx))
+			rig.Must(t, attacker.PublishReadOnly(ctx, mine))
+			mounted := filepath.Join(reachable(t), filepath.Base(victim.ID))
+			rig.Must(t, os.Mkdir(mounted, 0o755))
+			server := newFuseAt(t, mounted)
+			takeDown(t, attacker, mine)
+			t.Cleanup(server.end)
+			changeFile(t, mine, filepath.Join(mounted, "data"))
+			server.hang(t)
+			hang(t, mine, server)
+			named := node.NewVolume(t, "named", rig.NewDisk(t, volumeSize).Path)
+			for _, step := range []struct {
+				what string
+				do   func() error
+			}{
+				{"stage", func() error { return victim.Stage(ctx) }},
+				{"publish", func() error { return victim.Publish(ctx, theirs) }},
+				{"stage a disk", func() error { return named.Stage(ctx) }},
+				{"unstage a disk", func() error { return named.Unstage(ctx) }},
+				{"unpublish", func() error { return victim.Unpublish(ctx, theirs) }},
+				{"unstage", func() error { return victim.Unstage(ctx) }},
+				{"delete", func() error { return node.remove(ctx, victim.ID) }},
+				{"delete from a disk", func() error { return node.remove(ctx, onDisk.ID) }},
+				{"start a plugin", func() error {
+					publisher, err := publish.New(node.StateDir, blockdev.NewSysfs("/sys"))
+					if err != nil {
+						return err
+					}
+					return publisher.Recover()
+				}},
+			} {
+				_, err := within(t, step.what, func() (struct{}, error) { return struct{}{}, step.do() })
+				if err != nil {
+					t.Errorf("%s: %v", step.what, err)
+				}
+			}
+		})
+	}
+}
+
+// The same by a container that a disk was attached to for reading: the others are attached
+// to, detached from and reconciled as before.
+func TestAttackHungAttachment(t *testing.T) {
+	for name, hang := range hungViews {
+		t.Run(name, func(t *testing.T) {
+			manager, disk, other, ctx := newHotAttach(t), rig.NewDisk(t, volumeSize), rig.NewDisk(t, volumeSize), rig.Context(t)
+			container, victim, server := rig.NewContainer(t, oci.Config{}), rig.NewContainer(t, oci.Config{}), newFuse(t)
+			pid, err := container.PID(ctx)
+			rig.Must(t, err)
+			victimPID, err := victim.PID(ctx)
+			rig.Must(t, err)
+			attached, err := manager.Attach(ctx, hotplug.Request{Device: disk.Path, Target: hotplug.Target{PID: pid}, Path: "/dev/xvdb", ReadOnly: true})
+			rig.Must(t, err)
+			node := fmt.Sprintf("/proc/%d/root/dev/xvdb", pid)
+			changeFile(t, node, server.file)
+			t.Cleanup(func() {
+				server.end()
+				_, err := manager.Detach(context.WithoutCancel(ctx), attached.ID)
+				rig.Must(t, err)
+			})
+			server.hang(t)
+			hang(t, node, server)
+			for range 2 {
+				theirs, err := within(t, "attach", func() (hotplug.Attachment, error) {
+					return manager.Attach(ctx, hotplug.Request{Device: other.Path, Target: hotplug.Target{PID: victimPID}, Path: "/dev/xvdb"})
+				})
+				rig.Must(t, err)
+				err, _ = within(t, "reconcile", func() (error, error) { return manager.Reconcile(ctx), nil })
+				t.Logf("reconcile: %v", err)
+				_, err = within(t, "detach", func() (hotplug.Attachment, error) { return manager.Detach(ctx, theirs.ID) })
+				rig.Must(t, err)
+			}
+			again, err := within(t, "start", func() (*hotAttach, error) { return startHotAttach(t, manager.stateDir), nil })
+			rig.Must(t, err)
+			err, _ = within(t, "reconcile after a start", func() (error, error) { return again.Reconcile(ctx), nil })
+			t.Logf("reconcile after a start: %v", err)
+		})
 	}
 }
 

@@ -191,7 +191,7 @@ func viewsOf(t *testing.T, disk *rig.Disk) int {
 		loop, err := os.Open("/dev/" + filepath.Base(filepath.Dir(filepath.Dir(file))))
 		rig.Must(t, err)
 		// The device itself is held by another loop device while it is staged.
-		if label, err := linux.LoopLabel(loop); err == nil && !strings.HasPrefix(label, "rawblock-hold:") {
+		if status, err := linux.StatusOfLoop(loop); err == nil && !strings.HasPrefix(status.Label, "rawblock-hold:") {
 			count++
 		}
 		loop.Close()

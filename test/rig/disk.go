@@ -134,7 +134,7 @@ func (d *Disk) Detach(t testing.TB) {
 	}
 	Must(t, err)
 	defer loop.Close()
-	if label, err := linux.LoopLabel(loop); err != nil || label != "rawblock-test" {
+	if status, err := linux.StatusOfLoop(loop); err != nil || status.Ends || status.Label != "rawblock-test" {
 		return // No longer ours.
 	}
 	// What the plugin holds a staged loop device with would keep the medium in it.
@@ -173,7 +173,7 @@ func (d *Disk) clearLoops(t testing.TB, prefix string) {
 		path := "/dev/" + filepath.Base(filepath.Dir(filepath.Dir(file)))
 		view, err := os.Open(path)
 		Must(t, err)
-		if label, err := linux.LoopLabel(view); prefix != "" && (err != nil || !strings.HasPrefix(label, prefix)) {
+		if status, err := linux.StatusOfLoop(view); prefix != "" && (err != nil || !strings.HasPrefix(status.Label, prefix)) {
 			view.Close()
 			continue
 		}
