@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
@@ -27,7 +28,10 @@ type Sysfs struct {
 }
 
 // NewSysfs returns the tree that is mounted at root: /sys but in tests.
-func NewSysfs(root string) Sysfs { return Sysfs{root, linux.NewLimit(math.MaxInt)} }
+func NewSysfs(root string) Sysfs { return Sysfs{root, linux.NewLimit(loopWait, math.MaxInt)} }
+
+// loopWait is how long a loop device may take to say what it is, which needs no I/O.
+const loopWait = 2 * time.Second
 
 // Check reports whether the tree can be read.
 func (s Sysfs) Check() error {

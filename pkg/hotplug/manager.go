@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -106,6 +107,8 @@ type Manager struct {
 	busy locks
 	// limit is for what is asked of the filesystems of containers.
 	limit *linux.Limit
+	// reconciling is for what of the reconciling others wait for.
+	reconciling *linux.Limit
 	// mu is held while it is decided who gets a device, and while device cgroups and
 	// devices are changed.
 	mu sync.Mutex
@@ -113,6 +116,9 @@ type Manager struct {
 	// number of a device that is open to another disk, which the containers could
 	// then open.
 	devices map[string]*blockdev.Device
+	// released are the attachments, by their IDs, that were held and are released: whoever
+	// was told to ask again does so.
+	released map[string]Attachment
 	// changed is told when something may have to be reconciled.
 	changed chan struct{}
 	metrics *metrics
@@ -140,14 +146,23 @@ func New(options Options) (*Manager, error) {
 		sysfs:          options.Sysfs,
 		processes:      process.New("/proc"),
 		devices:        map[string]*blockdev.Device{},
-		limit:          linux.NewLimit(maxStuck),
+		released:       map[string]Attachment{},
+		limit:          linux.NewLimit(containerWait, maxStuck),
+		reconciling:    linux.NewLimit(reconcileWait, math.MaxInt),
 		changed:        make(chan struct{}, 1),
 		metrics:        newMetrics(),
 	}, nil
 }
 
-// maxStuck is how many containers whose filesystems do not answer are waited for at once.
-const maxStuck = 32
+// How long the filesystem of a container may take to answer, and how many that do not are
+// waited for at once.
+const (
+	containerWait = 2 * time.Second
+	maxStuck      = 32
+)
+
+// reconcileWait is how long the others wait for one attachment to be reconciled.
+const reconcileWait = 10 * time.Second
 
 // interval is how long a grant that systemd took, or a container that was
 // restarted, may wait where the container runtime sends no events.

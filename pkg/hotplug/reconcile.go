@@ -33,7 +33,7 @@ func (m *Manager) follow(ctx context.Context) error {
 	}
 	failed = append(failed, m.reconcileAll(ctx, all)...)
 	for _, pod := range pods {
-		if err := m.adopt(ctx, pod); err != nil {
+		if err := m.patiently(pod.UID, func() error { return m.adopt(ctx, pod) }); err != nil {
 			failed = append(failed, fmt.Errorf("attachment pod %s/%s: %w", pod.Namespace, pod.Name, err))
 		}
 	}
@@ -53,13 +53,21 @@ func (m *Manager) reconcileAll(ctx context.Context, all []record) []error {
 		slots <- struct{}{}
 		group.Go(func() {
 			defer func() { <-slots }()
-			if err := m.reconcileID(ctx, one.ID); err != nil {
+			if err := m.patiently(one.ID, func() error { return m.reconcileID(ctx, one.ID) }); err != nil {
 				failed[i] = fmt.Errorf("attachment %s: %w", one.ID, err)
 			}
 		})
 	}
 	group.Wait()
 	return failed
+}
+
+// patiently waits for a part of the reconciling as long as the others may wait for it: who
+// has a read-only view decides whether its driver answers. It goes on meanwhile, and is not
+// begun anew.
+func (m *Manager) patiently(what string, f func() error) error {
+	_, err := linux.Ask(m.reconciling, what, func() (struct{}, error) { return struct{}{}, f() })
+	return err
 }
 
 // reconcileID reconciles the attachment, if it is still there.

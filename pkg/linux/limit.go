@@ -10,9 +10,6 @@ import (
 // does.
 var ErrStuck = errors.New("it does not answer")
 
-// limitWait is how long is waited for an answer.
-const limitWait = 2 * time.Second
-
 // Limit runs what others can keep from ever returning, such as anything that asks a
 // filesystem of a container. Its methods may be called concurrently.
 type Limit struct {
@@ -22,9 +19,11 @@ type Limit struct {
 	stuck map[string]bool
 }
 
-// NewLimit returns a limit of two seconds. At most so many questions may wait for their
-// answers beyond that, each of which keeps a thread; then no other is asked.
-func NewLimit(most int) *Limit { return &Limit{wait: limitWait, most: most, stuck: map[string]bool{}} }
+// NewLimit returns a limit for what takes that long at most. Of what does not answer, each
+// keeps a thread: where so many do, nothing is begun any more.
+func NewLimit(wait time.Duration, most int) *Limit {
+	return &Limit{wait: wait, most: most, stuck: map[string]bool{}}
+}
 
 // Do runs f, and returns ErrStuck where it takes too long: f then goes on by itself, and
 // must use nothing that the caller closes. As long as it does, the same is not asked again:

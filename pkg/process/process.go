@@ -18,6 +18,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
@@ -31,11 +32,16 @@ type Table struct {
 	peeks, limit *linux.Limit
 }
 
-// maxStuck is how many files that do not answer are waited for at once.
-const maxStuck = 32
+// How long a file may take to answer, and how many that do not are waited for at once.
+const (
+	wait     = 2 * time.Second
+	maxStuck = 32
+)
 
 // New returns the table that is mounted at root, usually /proc.
-func New(root string) Table { return Table{root, linux.NewLimit(maxStuck), linux.NewLimit(maxStuck)} }
+func New(root string) Table {
+	return Table{root, linux.NewLimit(wait, maxStuck), linux.NewLimit(wait, maxStuck)}
+}
 
 // read reads a file of a process.
 func (t Table) read(pid int, name string) (string, error) {

@@ -282,6 +282,7 @@ func TestAttackHungView(t *testing.T) {
 func TestAttackHungAttachment(t *testing.T) {
 	for name, hang := range hungViews {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			manager, disk, other, ctx := newHotAttach(t), rig.NewDisk(t, volumeSize), rig.NewDisk(t, volumeSize), rig.Context(t)
 			container, victim, server := rig.NewContainer(t, oci.Config{}), rig.NewContainer(t, oci.Config{}), newFuse(t)
 			pid, err := container.PID(ctx)
