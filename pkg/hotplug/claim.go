@@ -43,6 +43,14 @@ func (m *Manager) openRequested(request Request) (*blockdev.Device, error) {
 	return device, err
 }
 
+// remedy is what to do so that the device is free: what is held was detached already.
+func (r record) remedy(detach string) string {
+	if r.State == Held {
+		return "end the processes that have it open"
+	}
+	return detach
+}
+
 // checkExclusive returns an error where another attachment has the device, and
 // not both allow that, or one in the same container has its number, be it for a disk
 // that has gone: a grant is for a number, and would be taken away with that one. Pods
@@ -53,10 +61,10 @@ func checkExclusive(one record, all []record) error {
 			continue
 		}
 		if other.isSameContainer(one) {
-			return fmt.Errorf("%w: device %s is attached to this container at %s (attachment %s, %s); detach it first", volume.ErrInUse, one.Number, other.Path, other.ID, other.State)
+			return fmt.Errorf("%w: device %s is attached to this container at %s (attachment %s, %s); %s", volume.ErrInUse, one.Number, other.Path, other.ID, other.State, other.remedy("detach it first"))
 		}
 		if other.DiskSeq == one.DiskSeq && (!one.sharing() || !other.sharing()) {
-			return fmt.Errorf("%w: device %s is attached to %s (attachment %s, %s); detach it there first, or have both share it", volume.ErrInUse, one.Number, other.Target, other.ID, other.State)
+			return fmt.Errorf("%w: device %s is attached to %s (attachment %s, %s); %s", volume.ErrInUse, one.Number, other.Target, other.ID, other.State, other.remedy("detach it there first, or have both share it"))
 		}
 	}
 	return nil

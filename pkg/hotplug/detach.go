@@ -16,7 +16,8 @@ import (
 
 // Detach takes a device away from a container. When it returns nil, nobody can
 // open it through the attachment, nobody has it open, and it is free for others.
-// It may be repeated, until it is.
+// It may be repeated, until it is, also where the plugin has released the device by itself
+// meanwhile.
 //
 // What a process has open goes on working: the attachment is then Held, and the
 // device is not released. Revoke can change that, for some devices.
@@ -31,6 +32,9 @@ func (m *Manager) Detach(ctx context.Context, id string) (Attachment, error) {
 	}
 	defer unlock()
 	one, err := m.getUnwanted(id)
+	if released, found := m.wasReleased(id); found && errors.Is(err, volume.ErrNotFound) {
+		return released, nil
+	}
 	if err != nil {
 		return Attachment{}, err
 	}
@@ -230,6 +234,29 @@ func (m *Manager) forget(ctx context.Context, one *record) error {
 	if one.State != Pending {
 		klog.FromContext(ctx).Info("Attachment", "attachment", one.ID, "state", Detached, "device", one.Number, "target", one.Target.String(), "path", one.Path)
 	}
+	wasHeld := one.State == Held
 	one.State, one.Reason, one.Holders = Detached, "", nil
+	if wasHeld {
+		m.remember(one.Attachment)
+	}
 	return nil
+}
+
+// maxReleased bounds what is remembered.
+const maxReleased = 1000
+
+func (m *Manager) remember(one Attachment) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.released) >= maxReleased {
+		clear(m.released)
+	}
+	m.released[one.ID] = one
+}
+
+func (m *Manager) wasReleased(id string) (one Attachment, found bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	one, found = m.released[id]
+	return one, found
 }

@@ -114,6 +114,9 @@ func TestHeld(t *testing.T) {
 				release()
 				rig.Must(t, node.Reconcile(ctx))
 				wantNoAttachment(t, node)
+				if again, err := node.Detach(ctx, attached.ID); err != nil || again.State != hotplug.Detached {
+					t.Errorf("who was told that it is held asks again: %+v, %v", again, err)
+				}
 				rig.Must(t, node.stage(t, "other", disk))
 			})
 		}
