@@ -96,12 +96,18 @@ func ReadTrusted(path string) ([]byte, error) {
 		return nil, err
 	}
 	defer file.Close() //nolint:errcheck // Nothing was written.
-	var info unix.Stat_t
-	if err := unix.Fstat(int(file.Fd()), &info); err != nil {
-		return nil, &os.PathError{Op: "fstat", Path: path, Err: err}
-	}
-	if err := errors.Join(checkOwner(path, info), checkMode(path, info)); err != nil {
+	if err := CheckTrustedFile(file); err != nil {
 		return nil, err
 	}
 	return io.ReadAll(file)
+}
+
+// CheckTrustedFile returns an error unless root and the caller alone can change an open
+// file. Errors: ErrUntrusted, with the remedy.
+func CheckTrustedFile(file Descriptor) error {
+	var info unix.Stat_t
+	if err := unix.Fstat(int(file.Fd()), &info); err != nil {
+		return &os.PathError{Op: "fstat", Path: file.Name(), Err: err}
+	}
+	return errors.Join(checkOwner(file.Name(), info), checkMode(file.Name(), info))
 }

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 
+	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
 )
 
@@ -81,6 +82,9 @@ func readKey(root *os.Root, name string) ([]byte, error) {
 	}
 	if info.Mode().Perm()&0o077 != 0 || !info.Mode().IsRegular() {
 		return nil, fmt.Errorf("%w: its mode is %s, and others than its owner must have no access (chmod 0400; defaultMode: 0400 of a Secret's volume)", volume.ErrPrecondition, info.Mode())
+	}
+	if err := linux.CheckTrustedFile(file); err != nil {
+		return nil, fmt.Errorf("%w: %w", volume.ErrPrecondition, err)
 	}
 	key, err := io.ReadAll(io.LimitReader(file, MaxKey+1))
 	if err != nil {

@@ -272,6 +272,8 @@ func TestKeyDirectory(t *testing.T) {
 	rig.Must(t, os.Symlink(outside, folder+"/outside"))
 	rig.Must(t, exec.CommandContext(t.Context(), "mkfifo", "-m", "400", folder+"/pipe").Run())
 	rig.Must(t, os.Mkdir(folder+"/folder", 0o700))
+	write("foreign", good, 0o400)
+	rig.Must(t, os.Chown(folder+"/foreign", 65534, 65534))
 	write("group", good, 0o440)
 	write("world", good, 0o404)
 	write("short", good[1:], 0o400)
@@ -280,7 +282,7 @@ func TestKeyDirectory(t *testing.T) {
 	write("half.previous", good[1:], 0o400)
 	for name, want := range map[string]error{
 		"absent": volume.ErrPrecondition, "outside": volume.ErrPrecondition, "pipe": volume.ErrPrecondition, "folder": volume.ErrPrecondition,
-		"group": volume.ErrPrecondition, "world": volume.ErrPrecondition, "short": volume.ErrInvalid, "long": volume.ErrInvalid, "half": volume.ErrInvalid,
+		"foreign": volume.ErrPrecondition, "group": volume.ErrPrecondition, "world": volume.ErrPrecondition, "short": volume.ErrInvalid, "long": volume.ErrInvalid, "half": volume.ErrInvalid,
 		"": volume.ErrInvalid, ".": volume.ErrInvalid, "..": volume.ErrInvalid, "../x": volume.ErrInvalid, "a/b": volume.ErrInvalid, "-x": volume.ErrInvalid, "a\x00": volume.ErrInvalid,
 	} {
 		if got, err := keys.Keys(name); !errors.Is(err, want) || got != nil {
