@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -150,11 +151,17 @@ func TestMountTree(t *testing.T) {
 	}
 }
 
+// mountsOfHost are the mount points, but for those that tests have, which run beside this one.
+func mountsOfHost(t *testing.T) []string {
+	t.Helper()
+	return slices.DeleteFunc(rig.MountPoints(t), func(point string) bool { return strings.HasPrefix(point, os.TempDir()) })
+}
+
 // nodeTree makes a node that is mounted nowhere.
 type nodeTree func(number linux.DeviceNumber, uid, gid, mode uint32) (*linux.File, error)
 
 func testMountTree(t *testing.T, make nodeTree) {
-	before := rig.MountPoints(t)
+	before := mountsOfHost(t)
 	disk := rig.NewDisk(t, rig.MiB)
 	const rootID = 200000
 	command := start(t, &syscall.SysProcAttr{
@@ -189,7 +196,7 @@ func testMountTree(t *testing.T, make nodeTree) {
 	tree, err := make(disk.Number(), rootID, rootID, 0o660)
 	rig.Must(t, err)
 	defer tree.Close()
-	if now := rig.MountPoints(t); !slices.Equal(now, before) {
+	if now := mountsOfHost(t); !slices.Equal(now, before) {
 		t.Errorf("on the host there was mounted %q, and is %q", before, now)
 	}
 	file, err := linux.OpenPathAt(dir, "node")
