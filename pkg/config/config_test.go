@@ -33,8 +33,8 @@ func TestParse(t *testing.T) {
 			"devices: {}\n", config.Config{Pools: files, Devices: byID},
 		},
 		"patterns replace the default": {
-			"devices:\n  allow:\n  - /dev/disk/by-path/*\n  - /dev/nvme[0-9]n1\n",
-			config.Config{Pools: files, Devices: config.Devices{Allow: []config.Pattern{"/dev/disk/by-path/*", "/dev/nvme[0-9]n1"}}},
+			"devices:\n  allow:\n  - /dev/disk/by-path/*\n  - /dev/disk/by-id/wwn-0x5*\n",
+			config.Config{Pools: files, Devices: config.Devices{Allow: []config.Pattern{"/dev/disk/by-path/*", "/dev/disk/by-id/wwn-0x5*"}}},
 		},
 		"growth by the controller": {"controllerExpansion: true\n", config.Config{ControllerExpansion: true, Pools: files, Devices: byID}},
 		"no pool":                  {"pools: []\n", config.Config{Pools: []config.Pool{}, Devices: byID}},

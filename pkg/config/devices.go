@@ -17,6 +17,9 @@ var contentLinks = []string{
 	"/dev/mapper/", "/dev/md/",
 }
 
+// multipathLinks begins the links that are made of what the hardware states.
+const multipathLinks = "/dev/disk/by-id/dm-uuid-mpath-"
+
 // Forgeable returns the patterns that may match links which the content of a disk
 // decides: whoever writes to a disk can have one lead to it. They are allowed, since an
 // administrator may mean them, such as the UUID of one logical volume.
@@ -24,7 +27,7 @@ func (d Devices) Forgeable() []Pattern {
 	var found []Pattern
 	for _, pattern := range d.Allow {
 		for _, link := range contentLinks {
-			if pattern.mayBegin(link) {
+			if pattern.mayBegin(link) && !strings.HasPrefix(string(pattern), multipathLinks) {
 				found = append(found, pattern)
 				break
 			}

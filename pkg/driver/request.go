@@ -65,7 +65,7 @@ func newKubeletDir(path string) (kubeletDir, error) {
 	}
 	resolved, err := filepath.EvalSymlinks(path)
 	if err != nil {
-		return kubeletDir{}, fmt.Errorf("resolve the kubelet directory: %w", err)
+		return kubeletDir{}, fmt.Errorf("resolve the kubelet directory; make it, or set --kubelet-dir to kubelet's --root-dir: %w", err)
 	}
 	return kubeletDir{filepath.Clean(path), resolved}, nil
 }

@@ -93,7 +93,7 @@ func (h *Host) start(p *process) error {
 	for _, namespace := range []string{h.mountNamespace, filepath.Join(filepath.Dir(h.mountNamespace), "ipc")} {
 		file, err := os.Open(namespace)
 		if err != nil {
-			return fmt.Errorf("find the namespaces of the host: %w", err)
+			return fmt.Errorf("find the namespaces of the host, for which the plugin's pod needs hostPID: true: %w", err)
 		}
 		defer file.Close() //nolint:errcheck // Nothing was written.
 		namespaces = append(namespaces, file)

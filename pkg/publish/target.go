@@ -64,7 +64,7 @@ type root struct {
 func (p *Publisher) Confine(path string) (release func(), err error) {
 	resolved, err := filepath.EvalSymlinks(path)
 	if err != nil {
-		return nil, fmt.Errorf("resolve the kubelet directory: %w", err)
+		return nil, fmt.Errorf("resolve the kubelet directory; make it, or set --kubelet-dir to kubelet's --root-dir: %w", err)
 	}
 	dir, err := linux.OpenDir(resolved)
 	if err != nil {
