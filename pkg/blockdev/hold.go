@@ -109,14 +109,16 @@ func (s Sysfs) openLoopID(id LoopID) (*Device, error) {
 }
 
 // ReleaseLoop ends a loop device over a device, if it still is the one that was set up.
-// It may be repeated.
+// It may be repeated. Errors: linux.ErrStuck where its driver does not answer.
 func (s Sysfs) ReleaseLoop(id LoopID) error {
-	loop, err := s.openLoopID(id)
-	if loop == nil || err != nil {
-		return err
-	}
-	defer loop.Close()
-	return clearReadOnly(loop.file)
+	return s.release(id.Minor, func() error {
+		loop, err := s.openLoopID(id)
+		if loop == nil || err != nil {
+			return err
+		}
+		defer loop.Close()
+		return s.clearReadOnly(id.Minor, loop.file)
+	})
 }
 
 // ReleaseHolds ends what an owner, or with "" whoever, holds a loop device with, by the
@@ -148,31 +150,37 @@ func (s Sysfs) ReleaseHolds(number linux.DeviceNumber, owner string) error {
 }
 
 // ReleaseView ends a read-only view by its number alone: where a hold keeps the number,
-// it is the view's, whatever its user has made of it. What is not read-only is none.
+// it is the view's, whatever its user has made of it. What is not read-only is none. Errors:
+// linux.ErrStuck where its driver does not answer.
 func (s Sysfs) ReleaseView(minor uint32) error {
-	loop, err := openLoop(minor)
-	if IsGone(err) || errors.Is(err, os.ErrNotExist) {
-		return nil
+	return s.release(minor, func() error {
+		loop, err := openLoop(minor)
+		if IsGone(err) || errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("open read-only view: %w", err)
+		}
+		defer loop.Close()
+		return s.clearReadOnly(minor, loop)
+	})
+}
+
+// release ends a loop device whose user may keep its driver from answering.
+func (s Sysfs) release(minor uint32, release func() error) error {
+	_, err := linux.Ask(s.limit, "release "+linux.LoopPath(minor), func() (struct{}, error) { return struct{}{}, release() })
+	if errors.Is(err, linux.ErrStuck) {
+		return fmt.Errorf("detach %s: %w; end what its user runs", linux.LoopPath(minor), err)
 	}
-	if err != nil {
-		return fmt.Errorf("open read-only view: %w", err)
-	}
-	defer loop.Close()
-	// Its status is not asked: the file that it shows now may be on a dead filesystem.
+	return err
+}
+
+// clearReadOnly ends a loop device that refuses all writes. Its status is not asked: the file
+// that it shows now may be on a filesystem that is dead.
+func (s Sysfs) clearReadOnly(minor uint32, loop linux.Descriptor) error {
 	readOnly, err := readNumber(s.device(linux.DeviceNumber{Major: linux.LoopMajor, Minor: minor}), "ro")
 	if err != nil || readOnly == 0 {
 		return err
-	}
-	if err := ignoreUnset(linux.ClearLoop(loop)); err != nil {
-		return fmt.Errorf("detach read-only view: %w", err)
-	}
-	return nil
-}
-
-func clearReadOnly(loop linux.Descriptor) error {
-	status, err := linux.StatusOfLoop(loop)
-	if err != nil || !status.ReadOnly {
-		return ignoreUnset(err)
 	}
 	if err := ignoreUnset(linux.ClearLoop(loop)); err != nil {
 		return fmt.Errorf("detach %s: %w", loop.Name(), err)
