@@ -36,7 +36,7 @@ remains.
 
 With -o json or yaml it prints a list of the findings with the keys id, check, subject, message,
 meaning, remedy, fix (what --fix does; missing where it does nothing), result (found, mended,
-declined, failed) and error.
+declined, failed, note) and error.
 
 Checks:
   OrphanPublish       a volume is published for a pod that kubelet does not know
@@ -56,7 +56,9 @@ Checks:
   DamagedTable        a copy of a disk's partition table is damaged
   FailedWipe          a space cannot be wiped
   ErrorMapping        a device-mapper table fails all I/O
-  Unseen              something could not be looked at`,
+  Unseen              something could not be looked at
+  PodsUnseen          a note, which does not count: OrphanPublish was not looked for, since
+                      the plugin's container does not have kubelet's pods`,
 		Example: `  rawblockctl doctor
   rawblockctl doctor --fix
   rawblockctl doctor --fix --yes -o json`,
@@ -89,6 +91,7 @@ const (
 	mended   = "mended"
 	declined = "declined"
 	failed   = "failed"
+	note     = "note"
 )
 
 func (d *mending) run(command *cobra.Command, l looking) error {
@@ -104,7 +107,7 @@ func (d *mending) run(command *cobra.Command, l looking) error {
 	}
 	remain := 0
 	for _, one := range results {
-		if one.Result != mended {
+		if one.Result != mended && one.Result != note {
 			remain++
 		}
 	}
@@ -161,6 +164,9 @@ func (d *mending) findings(ctx context.Context, l looking) ([]doctor.Finding, er
 
 // treat mends a finding, if it can be and is to be.
 func (d *mending) treat(command *cobra.Command, l looking, finding doctor.Finding, input *bufio.Reader) (result, error) {
+	if finding.IsNote() {
+		return result{Finding: finding, Result: note}, nil
+	}
 	if !d.fix || finding.Fix == "" {
 		return result{Finding: finding, Result: found}, nil
 	}
@@ -210,10 +216,7 @@ func prompt(ctx context.Context, w io.Writer, input *bufio.Reader, question stri
 
 // findings prints findings and what has become of them.
 func (o output) findings(results []result, fix bool, remain int) error {
-	if len(results) == 0 {
-		return o.text(green, "Nothing is left over, and nothing is wrong that could be seen.")
-	}
-	mendable := 0
+	mendable, notes := 0, 0
 	for i, one := range results {
 		if i > 0 {
 			if _, err := fmt.Fprintln(o.w); err != nil {
@@ -226,11 +229,18 @@ func (o output) findings(results []result, fix bool, remain int) error {
 		if one.Fix != "" && one.Result == found {
 			mendable++
 		}
+		if one.Result == note {
+			notes++
+		}
 	}
-	if _, err := fmt.Fprintln(o.w); err != nil {
-		return err
+	if len(results) > 0 {
+		if _, err := fmt.Fprintln(o.w); err != nil {
+			return err
+		}
 	}
 	switch {
+	case len(results) == notes:
+		return o.text(green, "Nothing is left over, and nothing is wrong that could be seen.")
 	case remain == 0:
 		return o.text(green, "All of it is mended.")
 	case mendable > 0:

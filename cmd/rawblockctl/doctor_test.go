@@ -93,6 +93,30 @@ func (s specimen) test(t *testing.T, w *ward, running bool) {
 	w.wantHealthy(t, "afterwards")
 }
 
+// Where kubelet's pods cannot be seen, as in the plugin's container, no published volume is
+// taken for left over. That it was not looked for is said, and is no finding.
+func TestDoctorDoesNotSeePods(t *testing.T) {
+	w := newWard(t)
+	p := w.admit(t, "files", "unseen", "")
+	p.publish(t, false)
+	p.age(t)
+	pods := filepath.Join(w.kubeletDir, "pods")
+	rig.Must(t, os.Rename(pods, pods+"-elsewhere"))
+	code, results := w.doctor(t, "--fix", "--yes")
+	if code != exitDone || len(results) != 1 || results[0].Check != doctor.PodsUnseen || results[0].Subject != pods || results[0].Result != note {
+		t.Errorf("doctor ended with %d and found %s", code, describe(results))
+	}
+	wantMounts(t, p.target, 1)
+	if code, stdout, _ := w.ctl(t, "doctor"); code != exitDone || !strings.Contains(stdout, "was not looked at") || !strings.Contains(stdout, "nothing is wrong that could be seen") {
+		t.Errorf("doctor ended with %d and printed %s", code, stdout)
+	}
+	if _, stdout, _ := w.ctl(t, "status"); !strings.Contains(stdout, "None is known.") {
+		t.Errorf("status printed %s", stdout)
+	}
+	rig.Must(t, os.Rename(pods+"-elsewhere", pods))
+	p.leave(t)
+}
+
 func done(*testing.T) {}
 
 // stateFolder is the folder of the records of a volume (pkg/publish).

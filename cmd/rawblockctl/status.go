@@ -107,8 +107,8 @@ func wanted(disks []inspect.Disk, format string) []inspect.Disk {
 
 // problems prints what is wrong, the worst first.
 func (o output) problems(s status) error {
-	// What could not be found out is told below, whoever has noticed.
-	findings := slices.DeleteFunc(slices.Clone(s.Findings), func(f doctor.Finding) bool { return f.Check == doctor.Unseen })
+	// What could not be found out is told below, whoever has noticed; a note is no problem.
+	findings := slices.DeleteFunc(slices.Clone(s.Findings), func(f doctor.Finding) bool { return f.Check == doctor.Unseen || f.IsNote() })
 	count := len(findings) + len(s.Conditions) + len(s.Errors)
 	if count == 0 {
 		if err := o.title("PROBLEMS"); err != nil {

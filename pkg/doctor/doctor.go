@@ -46,6 +46,10 @@ type Finding struct {
 	locks   []string
 }
 
+// IsNote reports whether it says what was not looked at, as it never is in this place, and
+// nothing that is wrong.
+func (f Finding) IsNote() bool { return f.Check == PodsUnseen }
+
 // Check is one of a few words, which stay.
 type Check string
 
@@ -70,13 +74,15 @@ const (
 	ErrorMapping       Check = "ErrorMapping"
 	// Unseen: something could not be looked at, so that nobody knows what is there.
 	Unseen Check = "Unseen"
+	// PodsUnseen: it was not looked whether pods are gone. It is a note.
+	PodsUnseen Check = "PodsUnseen"
 )
 
 // Checks returns all checks that there are.
 func Checks() []Check {
 	return []Check{
 		OrphanPublish, StackedMounts, StaleLoop, StaleView, StaleLock, ForeignHolder, BackingDeleted,
-		StageWithoutDevice, OrphanStage, OldRecord, DamagedRecord, DeadAttachment, NodeOnHost, OrphanClaim, DamagedTable, FailedWipe, ErrorMapping, Unseen,
+		StageWithoutDevice, OrphanStage, OldRecord, DamagedRecord, DeadAttachment, NodeOnHost, OrphanClaim, DamagedTable, FailedWipe, ErrorMapping, Unseen, PodsUnseen,
 	}
 }
 

@@ -93,7 +93,7 @@ func TestUnseen(t *testing.T) {
 		texts = append(texts, string(finding.Check)+": "+finding.Message)
 	}
 	all := strings.Join(texts, "\n")
-	for _, want := range []string{"FailedWipe: ", "Unseen: this could not be looked at: pool pool: input/output error", "no pods folder in it; set --kubelet-dir to kubelet's --root-dir"} {
+	for _, want := range []string{"FailedWipe: ", "Unseen: this could not be looked at: pool pool: input/output error", "there are neither pods nor block volumes in it; set --kubelet-dir to kubelet's --root-dir"} {
 		if len(found) != 3 || !strings.Contains(all, want) {
 			t.Errorf("found without %q:\n%s", want, all)
 		}

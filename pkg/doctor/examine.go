@@ -106,21 +106,38 @@ func (e *examination) isOurs(number linux.DeviceNumber) bool {
 
 // uses looks at what kubelet has of each volume for each pod.
 func (e *examination) uses() {
+	unseen := false
 	for _, one := range e.survey.Kubelet {
 		for _, use := range one.Uses {
 			id, ours := e.owner(one, use)
 			switch {
 			case !ours:
-			case !use.HasPod && (use.Target.Exists || use.Map.Exists):
+			case use.State == kubelet.PodGone && (use.Target.Exists || use.Map.Exists):
 				if isSettled(use) {
 					e.orphan(id, use)
 				}
 			default:
 				e.stacked(id, use.Target)
 				e.stacked(id, use.Map)
+				unseen = unseen || use.State == kubelet.PodUnseen
 			}
 		}
 	}
+	if unseen {
+		e.podsUnseen()
+	}
+}
+
+// podsUnseen says that it was not looked for publications of pods that are gone. It is
+// no fault of the node's.
+func (e *examination) podsUnseen() {
+	pods := filepath.Join(e.Inspector.KubeletDir, "pods")
+	e.add(Finding{
+		Check: PodsUnseen, Subject: pods,
+		Message: fmt.Sprintf("whether volumes are published for pods that are gone (%s) was not looked at: %s, where their secrets are too, cannot be seen from here", OrphanPublish, pods),
+		Meaning: "nothing is known to be wrong",
+		Remedy:  "where a volume is published, and nobody seems to use it: compare the UIDs that rawblockctl volumes -o wide shows with those of the node's pods, or run rawblockctl doctor --offline on the node itself",
+	})
 }
 
 // settleTime is how long after the last change of its folders something counts as left

@@ -301,7 +301,7 @@ func (t *tracer) target(ctx context.Context, recorded publish.Recorded, noted ku
 		if len(use.Target.Mounts) > 1 {
 			link.Problem = fmt.Sprintf("%d mounts are stacked there", len(use.Target.Mounts))
 		}
-		if !use.HasPod {
+		if use.State == kubelet.PodGone {
 			link.Problem = "kubelet has no such pod any more"
 		}
 		link.Next = t.mapping(ctx, use)

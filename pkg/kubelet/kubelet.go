@@ -46,14 +46,24 @@ type Volume struct {
 
 // Use is what there is of a volume for one pod.
 type Use struct {
-	// Pod is the UID of the pod, HasPod says that kubelet still has a folder for it.
-	Pod    string
-	HasPod bool
+	// Pod is the UID of the pod, State whether kubelet still has a directory for it.
+	Pod   string
+	State PodState
 	// Target is where the driver publishes, Map kubelet's own mount.
 	Target, Map Place
 	// Link is the path of kubelet's link for the pod, empty where there is none.
 	Link string
 }
+
+// PodState says whether kubelet still has a pod.
+type PodState int
+
+// The states. PodUnseen: nobody can tell, since the pods cannot be seen from here.
+const (
+	PodUnseen PodState = iota
+	PodThere
+	PodGone
+)
 
 // Place is a path where a device may be mounted.
 type Place struct {
@@ -70,11 +80,12 @@ type Place struct {
 	Mounts []string
 }
 
-// ErrNotKubelet says that a folder is not kubelet's.
-var ErrNotKubelet = fmt.Errorf("%w: there is no pods folder in it", volume.ErrPrecondition)
+// ErrNotKubelet says that a directory is not kubelet's.
+var ErrNotKubelet = fmt.Errorf("%w: there are neither pods nor block volumes in it", volume.ErrPrecondition)
 
-// volumeDevices is the folder of raw block volumes in kubelet's.
-const volumeDevices = "plugins/kubernetes.io/csi/volumeDevices"
+// VolumeDevices is the directory of raw block volumes in kubelet's. All that the plugin is
+// asked to do happens in it, so its container has no other part of kubelet's for mounts.
+const VolumeDevices = "plugins/kubernetes.io/csi/volumeDevices"
 
 // Folders of that folder which are not the names of volumes.
 const (
@@ -83,18 +94,18 @@ const (
 )
 
 // Volumes returns what kubelet has in its folder (--root-dir), in the order of the
-// names. Links on the way to the folder are followed.
-//
-// Errors: ErrNotKubelet, for nobody could say which pods there are.
+// names. Links on the way to the directory are followed. Errors: ErrNotKubelet.
 func Volumes(dir string) ([]Volume, error) {
 	dir, err := filepath.EvalSymlinks(dir)
 	if err != nil {
-		return nil, fmt.Errorf("kubelet's folder: %w", err)
+		return nil, fmt.Errorf("kubelet's directory: %w", err)
 	}
-	if _, err := os.Stat(filepath.Join(dir, "pods")); errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("kubelet's folder %s: %w; set --kubelet-dir to kubelet's --root-dir", dir, ErrNotKubelet)
-	} else if err != nil {
-		return nil, fmt.Errorf("kubelet's folder: %w", err)
+	pods, err := podsOf(dir)
+	if err != nil {
+		return nil, fmt.Errorf("kubelet's directory: %w", err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, VolumeDevices)); err != nil && pods == "" {
+		return nil, fmt.Errorf("kubelet's directory %s: %w; set --kubelet-dir to kubelet's --root-dir", dir, ErrNotKubelet)
 	}
 	mounts, err := mountsBelow(dir)
 	if err != nil {
@@ -106,13 +117,30 @@ func Volumes(dir string) ([]Volume, error) {
 	}
 	var found []Volume
 	for _, name := range names {
-		one, err := readVolume(dir, name, mounts)
+		one, err := readVolume(dir, pods, name, mounts)
 		if err != nil {
 			return nil, fmt.Errorf("what kubelet has of volume %s: %w", name, err)
 		}
 		found = append(found, one)
 	}
 	return found, nil
+}
+
+// podsOf returns the directory of kubelet's pods, or nothing where it cannot be seen.
+// Their secrets are in it, so the plugin's container does not have it. Where that has the host's
+// processes, it can be seen through the first of them.
+func podsOf(dir string) (string, error) {
+	for _, root := range []string{"/", "/proc/1/root"} {
+		pods := filepath.Join(root, dir, "pods")
+		_, err := os.Stat(pods)
+		if err == nil {
+			return pods, nil
+		}
+		if root == "/" && !errors.Is(err, fs.ErrNotExist) {
+			return "", err
+		}
+	}
+	return "", nil
 }
 
 // mountsBelow returns what is mounted on each path below a folder, from the lowest.
@@ -132,7 +160,7 @@ func mountsBelow(dir string) (map[string][]string, error) {
 
 func volumeNames(dir string) ([]string, error) {
 	var names []string
-	for _, folder := range []string{volumeDevices, filepath.Join(volumeDevices, publishFolder)} {
+	for _, folder := range []string{VolumeDevices, filepath.Join(VolumeDevices, publishFolder)} {
 		entries, err := readNames(filepath.Join(dir, folder))
 		if err != nil {
 			return nil, err
@@ -169,7 +197,7 @@ func MapOf(target string) string {
 	return filepath.Join(filepath.Dir(filepath.Clean(above)), name, "dev", pod)
 }
 
-func isVolumeDevices(path string) bool { return strings.HasSuffix(path, "/"+volumeDevices) }
+func isVolumeDevices(path string) bool { return strings.HasSuffix(path, "/"+VolumeDevices) }
 
 func readNames(folder string) ([]string, error) {
 	names, err := linux.ReadNames(folder)
@@ -185,8 +213,8 @@ type note struct {
 	Handle string `json:"volumeHandle"`
 }
 
-func readVolume(dir, name string, mounts map[string][]string) (Volume, error) {
-	base := filepath.Join(dir, volumeDevices)
+func readVolume(dir, podsDir, name string, mounts map[string][]string) (Volume, error) {
+	base := filepath.Join(dir, VolumeDevices)
 	found := Volume{Name: name}
 	text, err := os.ReadFile(filepath.Join(base, name, "data/vol_data.json"))
 	if err == nil {
@@ -210,7 +238,7 @@ func readVolume(dir, name string, mounts map[string][]string) (Volume, error) {
 	pods = append(pods, mapped...)
 	slices.Sort(pods)
 	for _, pod := range slices.Compact(pods) {
-		use, err := readUse(dir, name, pod, filepath.Join(targets, pod), filepath.Join(maps, pod), mounts)
+		use, err := readUse(podsDir, name, pod, filepath.Join(targets, pod), filepath.Join(maps, pod), mounts)
 		if err != nil {
 			return Volume{}, err
 		}
@@ -219,16 +247,22 @@ func readVolume(dir, name string, mounts map[string][]string) (Volume, error) {
 	return found, nil
 }
 
-func readUse(dir, name, pod, target, mapping string, mounts map[string][]string) (use Use, err error) {
+func readUse(podsDir, name, pod, target, mapping string, mounts map[string][]string) (use Use, err error) {
 	use.Pod = pod
-	_, err = os.Stat(filepath.Join(dir, "pods", pod))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return Use{}, err
-	}
-	use.HasPod = err == nil
-	link := filepath.Join(dir, "pods", pod, "volumeDevices/kubernetes.io~csi", name)
-	if _, err := os.Lstat(link); err == nil {
-		use.Link = link
+	if podsDir != "" {
+		_, err = os.Stat(filepath.Join(podsDir, pod))
+		switch {
+		case err == nil:
+			use.State = PodThere
+		case errors.Is(err, fs.ErrNotExist):
+			use.State = PodGone
+		default:
+			return Use{}, err
+		}
+		link := filepath.Join(podsDir, pod, "volumeDevices/kubernetes.io~csi", name)
+		if _, err := os.Lstat(link); err == nil {
+			use.Link = link
+		}
 	}
 	if use.Target, err = Look(target, mounts[target]); err != nil {
 		return Use{}, err

@@ -62,14 +62,14 @@ func TestVolumes(t *testing.T) {
 		want := []kubelet.Volume{
 			{Name: "pv-1", Driver: "a.driver", ID: "handle-1", Uses: []kubelet.Use{
 				{
-					Pod: "uid-1", HasPod: true, Link: link,
+					Pod: "uid-1", State: kubelet.PodThere, Link: link,
 					Target: kubelet.Place{Path: target, Exists: true, Shows: disk.Number(), IsDevice: true},
 					Map:    kubelet.Place{Path: mapping, Exists: true, Shows: disk.Number(), IsDevice: true},
 				},
-				{Pod: "uid-2", Target: kubelet.Place{Path: filepath.Join(dir, devices, "publish/pv-1/uid-2"), Exists: true}, Map: kubelet.Place{Path: filepath.Join(dir, devices, "pv-1/dev/uid-2")}},
+				{Pod: "uid-2", State: kubelet.PodGone, Target: kubelet.Place{Path: filepath.Join(dir, devices, "publish/pv-1/uid-2"), Exists: true}, Map: kubelet.Place{Path: filepath.Join(dir, devices, "pv-1/dev/uid-2")}},
 			}},
 			{Name: "pv-2", Uses: []kubelet.Use{
-				{Pod: "uid-3", Target: kubelet.Place{Path: filepath.Join(dir, devices, "publish/pv-2/uid-3"), Exists: true, Empty: true}, Map: kubelet.Place{Path: filepath.Join(dir, devices, "pv-2/dev/uid-3")}},
+				{Pod: "uid-3", State: kubelet.PodGone, Target: kubelet.Place{Path: filepath.Join(dir, devices, "publish/pv-2/uid-3"), Exists: true, Empty: true}, Map: kubelet.Place{Path: filepath.Join(dir, devices, "pv-2/dev/uid-3")}},
 			}},
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
@@ -81,10 +81,21 @@ func TestVolumes(t *testing.T) {
 	}
 }
 
+// The plugin's container does not see the pods. Of a volume all else is told, and not that
+// its pod is gone.
+func TestPodsThatCannotBeSeen(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir, map[string]string{devices + "publish/pv-1/uid-1": ""})
+	got, err := kubelet.Volumes(dir)
+	if err != nil || len(got) != 1 || got[0].Uses[0].State != kubelet.PodUnseen || !got[0].Uses[0].Target.Exists {
+		t.Errorf("got %+v, %v", got, err)
+	}
+}
+
 func TestNotKubelet(t *testing.T) {
 	dir := t.TempDir()
 	if _, err := kubelet.Volumes(dir); !errors.Is(err, kubelet.ErrNotKubelet) {
-		t.Errorf("a folder without pods: %v", err)
+		t.Errorf("a directory without pods and volumes: %v", err)
 	}
 	write(t, dir, map[string]string{"pods/": ""})
 	if got, err := kubelet.Volumes(dir); err != nil || len(got) != 0 {
