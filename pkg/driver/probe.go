@@ -21,11 +21,19 @@ type probe struct {
 }
 
 func (p probe) check() error {
-	mounts, err := mount.ParseMountInfo("/proc/self/mountinfo")
+	mounts, err := readMounts()
 	if err != nil {
-		return fmt.Errorf("read the mount table: %w", err)
+		return err
 	}
 	return errors.Join(p.sysfs.Check(), p.checkDev(mounts), p.checkKubeletDir(mounts))
+}
+
+func readMounts() ([]mount.MountInfo, error) {
+	mounts, err := mount.ParseMountInfo("/proc/self/mountinfo")
+	if err != nil {
+		return nil, fmt.Errorf("read the mount table: %w", err)
+	}
+	return mounts, nil
 }
 
 // checkDev looks whether /dev is the kernel's, where the node of a new device
@@ -38,19 +46,20 @@ func (p probe) checkDev(mounts []mount.MountInfo) error {
 	return nil
 }
 
-// checkKubeletDir looks whether what the plugin mounts is seen by kubelet.
+// checkKubeletDir looks whether what the plugin mounts is seen by kubelet: where kubelet
+// has block volumes published. Nothing else of its directory need be there.
 func (p probe) checkKubeletDir(mounts []mount.MountInfo) error {
 	if !p.ownNamespace {
 		return nil
 	}
-	at := mountOf(p.paths.resolved, mounts)
+	at := mountOf(p.paths.devices(), mounts)
 	for _, field := range at.OptionalFields {
 		if strings.HasPrefix(field, "shared:") {
 			return nil
 		}
 	}
-	return fmt.Errorf("the kubelet directory %s lies on the mount %s, which is not shared, so kubelet would not see what is published: mount it with mountPropagation: Bidirectional",
-		p.paths.path, at.MountPoint)
+	return fmt.Errorf("%s lies on the mount %s, which is not shared, so kubelet would not see what is published there: mount this directory of the host at the same path, with mountPropagation: Bidirectional",
+		p.paths.devices(), at.MountPoint)
 }
 
 // mountOf returns the mount that a path without links lies on: of those at the

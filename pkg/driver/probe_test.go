@@ -52,7 +52,11 @@ func TestCheckDev(t *testing.T) {
 }
 
 func TestCheckKubeletDir(t *testing.T) {
-	const notShared = "the kubelet directory /var/lib/kubelet lies on the mount /var/lib/kubelet, which is not shared"
+	const devices = "/var/lib/kubelet/plugins/kubernetes.io/csi/volumeDevices"
+	const notShared = devices + " lies on the mount /var/lib/kubelet, which is not shared"
+	at := func(mount, point string) string {
+		return strings.Replace(mount, " /var/lib/kubelet ", " "+point+" ", 1)
+	}
 	for name, test := range map[string]struct {
 		table string
 		host  bool
@@ -61,25 +65,28 @@ func TestCheckKubeletDir(t *testing.T) {
 		"Bidirectional":               {rootMount + sharedDir, false, ""},
 		"Bidirectional from a slave":  {rootMount + bothDir, false, ""},
 		"HostToContainer":             {rootMount + slaveDir, false, notShared},
-		"no propagation":              {rootMount + privateDir, false, notShared + ", so kubelet would not see what is published: mount it with mountPropagation: Bidirectional"},
+		"no propagation":              {rootMount + privateDir, false, notShared + ", so kubelet would not see what is published there: mount this directory of the host at the same path, with mountPropagation: Bidirectional"},
 		"private over shared":         {rootMount + sharedDir + privateDir, false, notShared},
 		"below a shared mount":        {rootMount + sharedParent, false, ""},
 		"private below a shared one":  {rootMount + sharedParent + privateDir, false, notShared},
 		"only a neighbour is shared":  {rootMount + neighbourDir, false, "lies on the mount /, which is not shared"},
 		"on the host nothing matters": {rootMount + privateDir, true, ""},
+		"the part with volumes":       {rootMount + at(sharedDir, devices), false, ""},
+		"that part, not shared":       {rootMount + at(slaveDir, devices), false, devices + " lies on the mount " + devices + ", which is not shared"},
+		"only another part":           {rootMount + at(sharedDir, "/var/lib/kubelet/plugins/csi.rawblock.dev"), false, devices + " lies on the mount /, which is not shared"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := probe{paths: kubeletDir{"/var/lib/kubelet", "/var/lib/kubelet"}, ownNamespace: !test.host}
+			p := probe{paths: kubeletDir{path: "/var/lib/kubelet", resolved: "/var/lib/kubelet"}, ownNamespace: !test.host}
 			wantWords(t, p.checkKubeletDir(parseMounts(t, test.table)), test.says)
 		})
 	}
 }
 
-// The mount that counts is that of the folder itself, not of the link to it.
+// The mount that counts is that of the directory itself, not of the link to it.
 func TestCheckKubeletDirBehindALink(t *testing.T) {
-	p := probe{paths: kubeletDir{"/var/lib/kubelet", "/data/kubelet"}, ownNamespace: true}
+	p := probe{paths: kubeletDir{path: "/var/lib/kubelet", resolved: "/data/kubelet"}, ownNamespace: true}
 	data := strings.Replace(privateDir, "/var/lib/kubelet", "/data", 1)
-	wantWords(t, p.checkKubeletDir(parseMounts(t, rootMount+sharedDir+data)), "the kubelet directory /var/lib/kubelet lies on the mount /data")
+	wantWords(t, p.checkKubeletDir(parseMounts(t, rootMount+sharedDir+data)), "/data/kubelet/plugins/kubernetes.io/csi/volumeDevices lies on the mount /data")
 }
 
 func TestProbeAnswer(t *testing.T) {

@@ -10,7 +10,9 @@ import (
 	"strings"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"k8s.io/mount-utils"
 
+	"github.com/rawblock-csi/rawblock-csi/pkg/kubelet"
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
 )
 
@@ -53,10 +55,12 @@ func hashArguments(contexts ...map[string]string) string {
 	return hex.EncodeToString(hash.Sum(nil)[:8])
 }
 
-// kubeletDir is the folder that all paths of requests lie in. It may be a link,
+// kubeletDir is the directory that all paths of requests lie in. It may be a link,
 // in which case kubelet may send its paths with the link or without.
 type kubeletDir struct {
 	path, resolved string
+	// part is the only part of it that is kubelet's, if not all of it is.
+	part string
 }
 
 func newKubeletDir(path string) (kubeletDir, error) {
@@ -67,10 +71,24 @@ func newKubeletDir(path string) (kubeletDir, error) {
 	if err != nil {
 		return kubeletDir{}, fmt.Errorf("resolve the kubelet directory; make it, or set --kubelet-dir to kubelet's --root-dir: %w", err)
 	}
-	return kubeletDir{filepath.Clean(path), resolved}, nil
+	return kubeletDir{path: filepath.Clean(path), resolved: resolved}, nil
 }
 
-// check returns an error unless the path of a request's field lies in the folder.
+// narrow finds out, once, what is kubelet's in a container that has less of the directory
+// than all: what is mounted where the block volumes are. Beside that the container's own
+// layer is, where nothing may be mounted, nor missed when it is to be taken away. A call
+// must not read the mount table, which grows with the volumes.
+func (d *kubeletDir) narrow(mounts []mount.MountInfo) {
+	if at := mountOf(d.devices(), mounts).MountPoint; isBelow(at, d.resolved) {
+		d.part = at
+	}
+}
+
+// devices is where kubelet has block volumes, as the mount table names it.
+func (d kubeletDir) devices() string { return filepath.Join(d.resolved, kubelet.VolumeDevices) }
+
+// check returns an error unless the path of a request's field lies in the directory, and
+// in the part of it that is kubelet's.
 func (d kubeletDir) check(field, path string) error {
 	switch {
 	case path == "":
@@ -82,8 +100,19 @@ func (d kubeletDir) check(field, path string) error {
 	case !isBelow(path, d.path) && !isBelow(path, d.resolved):
 		return fmt.Errorf("%w: %s %q is not below the kubelet directory %s; set --kubelet-dir to kubelet's --root-dir",
 			volume.ErrInvalid, field, path, d.path)
+	case d.part != "" && !isBelow(d.resolve(path), d.part):
+		return fmt.Errorf("%w: %s %q is not below %s, which is all that the plugin's container has of the kubelet directory; mount the directory of the host too, with mountPropagation: Bidirectional",
+			volume.ErrPrecondition, field, path, d.part)
 	}
 	return nil
+}
+
+// resolve returns a path below the directory without the link to the directory.
+func (d kubeletDir) resolve(path string) string {
+	if isBelow(path, d.path) {
+		return filepath.Join(d.resolved, strings.TrimPrefix(path, d.path))
+	}
+	return path
 }
 
 func isBelow(path, folder string) bool {

@@ -45,6 +45,34 @@ func TestKubeletDir(t *testing.T) {
 	}
 }
 
+// In a container that has only a part of kubelet's directory, a path beside that is the
+// container's own: it is refused, also to who would have a volume taken away there.
+func TestPathsOutsideOfTheMounts(t *testing.T) {
+	const devices = "/kubelet/plugins/kubernetes.io/csi/volumeDevices"
+	const beside = " is not below /data" + devices + ", which is all that the plugin's container has of the kubelet directory"
+	at := func(point string) string { return strings.Replace(sharedDir, " /var/lib/kubelet ", " "+point+" ", 1) }
+	for name, test := range map[string]struct{ table, path, says string }{
+		"in the part":               {at("/data" + devices), "/data" + devices + "/publish/pv/uid", ""},
+		"in the part, by a link":    {at("/data" + devices), "/link" + devices + "/staging/pv", ""},
+		"the part itself":           {at("/data" + devices), "/data" + devices, beside},
+		"beside":                    {at("/data" + devices), "/data/kubelet/pods/uid", `target_path "/data/kubelet/pods/uid"` + beside},
+		"beside, by a link":         {at("/data" + devices), "/link/kubelet/plugins/csi.rawblock.dev/x", beside},
+		"a longer name":             {at("/data" + devices), "/data" + devices + "-x/pv", beside},
+		"a larger part":             {at("/data/kubelet/plugins"), "/data/kubelet/plugins/x", ""},
+		"all":                       {at("/data/kubelet"), "/data/kubelet/pods/uid", ""},
+		"more than all":             {at("/data"), "/link/kubelet/pods/uid", ""},
+		"on the root, as on a host": {rootMount, "/data/kubelet/pods/uid", ""},
+		"only another part":         {at("/data/kubelet/plugins_registry"), "/data/kubelet/pods/uid", ""},
+	} {
+		paths := kubeletDir{path: "/link/kubelet", resolved: "/data/kubelet"}
+		paths.narrow(parseMounts(t, rootMount+test.table))
+		err := paths.check("target_path", test.path)
+		if (err == nil) != (test.says == "") || err != nil && (!errors.Is(err, volume.ErrPrecondition) || !strings.Contains(err.Error(), test.says)) {
+			t.Errorf("%s: got %v; want %v and the words %q", name, err, volume.ErrPrecondition, test.says)
+		}
+	}
+}
+
 func TestNewKubeletDirRefuses(t *testing.T) {
 	for _, path := range []string{"", "var/lib/kubelet", "./kubelet"} {
 		if _, err := newKubeletDir(path); !errors.Is(err, volume.ErrInvalid) {

@@ -104,6 +104,14 @@ func Run(ctx context.Context, options Options) error {
 	if err != nil {
 		return err
 	}
+	ownNamespace := hasOwnMountNamespace()
+	if ownNamespace {
+		mounts, err := readMounts()
+		if err != nil {
+			return err
+		}
+		paths.narrow(mounts)
+	}
 	release, err := options.Publisher.Confine(options.KubeletDir)
 	if err != nil {
 		return err
@@ -127,7 +135,7 @@ func Run(ctx context.Context, options Options) error {
 	if err != nil {
 		return err
 	}
-	probe := probe{paths: paths, sysfs: options.Sysfs, ownNamespace: hasOwnMountNamespace()}
+	probe := probe{paths: paths, sysfs: options.Sysfs, ownNamespace: ownNamespace}
 	server := grpc.NewServer(append(bounds(), grpc.UnaryInterceptor(calls.intercept), grpc.NumStreamWorkers(streamWorkers))...)
 	reports := options.register(server, paths, probe.check)
 	for _, collector := range []prometheus.Collector{
