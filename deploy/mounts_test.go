@@ -13,6 +13,9 @@ import (
 // maxSocketPath is the length of the longest path of a unix socket (unix(7)).
 const maxSocketPath = 107
 
+// volumeDevices is where kubelet has block volumes, in its directory (pkg/kubelet).
+const volumeDevices = "plugins/kubernetes.io/csi/volumeDevices"
+
 // hostPath returns where on the host a path in the container is, by the deepest
 // mount above it, and that mount. It is "" where the path is not the host's.
 func hostPath(pod corev1.PodSpec, container corev1.Container, path string) (string, corev1.VolumeMount) {
@@ -79,7 +82,8 @@ func TestPathsAreTheHosts(t *testing.T) {
 		if name := filepath.Base(filepath.Dir(socket)); name != driverName {
 			t.Errorf("the folder of the socket is %s, expected %s", name, driverName)
 		}
-		paths := []string{socket, flags["kubelet-dir"], "/dev"}
+		devices := filepath.Join(flags["kubelet-dir"], volumeDevices)
+		paths := []string{socket, devices, "/dev"}
 		if flags["registration-dir"] != "" {
 			paths = append(paths, flags["registration-dir"])
 		}
@@ -88,9 +92,9 @@ func TestPathsAreTheHosts(t *testing.T) {
 				t.Errorf("%s in the container is %q on the host", path, host)
 			}
 		}
-		_, mount := hostPath(pod, container, flags["kubelet-dir"])
+		_, mount := hostPath(pod, container, devices)
 		if mount.MountPropagation == nil || *mount.MountPropagation != corev1.MountPropagationBidirectional {
-			t.Errorf("what is mounted in %s does not reach the host", flags["kubelet-dir"])
+			t.Errorf("what is mounted in %s does not reach the host", devices)
 		}
 		for _, path := range []string{socket, flags["registration-dir"]} {
 			if path != "" && !isIn(path, flags["kubelet-dir"]) {
@@ -98,6 +102,32 @@ func TestPathsAreTheHosts(t *testing.T) {
 			}
 		}
 		checkConfigPath(t, objects, pod, container, flags["config"])
+	})
+}
+
+// Kubelet's directory has the secrets of all pods. No container has more of it than a
+// socket's directory, and where block volumes are.
+func TestOfKubeletsDirectoryOnlyWhatIsNeeded(t *testing.T) {
+	eachPod(t, func(t *testing.T, objects []any, pod corev1.PodSpec) {
+		_, flags := plugin(t, the[appsv1.DaemonSet](t, objects).Spec.Template.Spec)
+		dir := flags["kubelet-dir"]
+		needed := []string{filepath.Join(dir, "plugins", driverName), filepath.Join(dir, "plugins_registry"), filepath.Join(dir, volumeDevices)}
+		for _, volume := range pod.Volumes {
+			if volume.HostPath == nil || slices.Contains(needed, volume.HostPath.Path) {
+				continue
+			}
+			if isIn(volume.HostPath.Path, dir) || isIn(dir, volume.HostPath.Path) {
+				t.Errorf("the volume %s has %s", volume.Name, volume.HostPath.Path)
+			}
+		}
+		for _, container := range pod.Containers {
+			for _, mount := range container.VolumeMounts {
+				wanted := mount.MountPath == needed[2]
+				if isIn(mount.MountPath, dir) && (mount.MountPropagation != nil) != wanted {
+					t.Errorf("container %s: %s has mount propagation: %t", container.Name, mount.MountPath, !wanted)
+				}
+			}
+		}
 	})
 }
 
@@ -156,14 +186,15 @@ func TestFilePoolsAreTheHosts(t *testing.T) {
 	})
 }
 
-// kubelet makes its own folders. The others must be made by whoever comes first:
-// the one for records is gone after each boot, the one of file pools is not there
-// before the first start, the one of the socket not where a sidecar is started
-// before the plugin, and that of the system bus not on every host.
+// kubelet makes its own directories, but for that of block volumes, which it makes with the
+// first one. The others must be made by whoever comes first: the one for records is gone
+// after each boot, the one of file pools is not there before the first start, the one of the
+// socket not where a sidecar is started before the plugin, and that of the system bus not on
+// every host.
 func TestFoldersAreMade(t *testing.T) {
 	eachPod(t, func(t *testing.T, objects []any, pod corev1.PodSpec) {
 		_, flags := plugin(t, the[appsv1.DaemonSet](t, objects).Spec.Template.Spec)
-		ours := []string{poolsDir, systemBusDir, flags["state-dir"], filepath.Dir(strings.TrimPrefix(flags["endpoint"], "unix://"))}
+		ours := []string{poolsDir, systemBusDir, flags["state-dir"], filepath.Dir(strings.TrimPrefix(flags["endpoint"], "unix://")), filepath.Join(flags["kubelet-dir"], volumeDevices)}
 		for _, volume := range pod.Volumes {
 			if volume.HostPath == nil {
 				continue
