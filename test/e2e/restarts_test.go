@@ -3,14 +3,17 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/retry"
 )
 
 // writing writes a number to the device, each time another one, by a descriptor that
@@ -91,7 +94,31 @@ func (s *scene) rollPlugin() {
 	patch := fmt.Sprintf(`{"spec":{"template":{"metadata":{"annotations":{"e2e":%q}}}}}`, time.Now().String())
 	set, err := sets.Patch(s.Context(), pluginName, types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{})
 	must(s, err)
-	generation := set.Generation
+	s.untilRolled(set.Generation)
+}
+
+// editPlugin changes the pods of the plugin, and waits until all are replaced.
+func (s *scene) editPlugin(ctx context.Context, edit func(*corev1.PodSpec)) {
+	s.Helper()
+	sets := s.kube.AppsV1().DaemonSets(pluginSpace)
+	must(s, retry.RetryOnConflict(retry.DefaultRetry, func() error {
+		set, err := sets.Get(ctx, pluginName, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		edit(&set.Spec.Template.Spec)
+		set, err = sets.Update(ctx, set, metav1.UpdateOptions{})
+		if err == nil {
+			s.untilRolled(set.Generation)
+		}
+		return err
+	}))
+}
+
+// untilRolled waits until all pods are those of a generation of the DaemonSet.
+func (s *scene) untilRolled(generation int64) {
+	s.Helper()
+	sets := s.kube.AppsV1().DaemonSets(pluginSpace)
 	s.until("all pods of the plugin are replaced", func(ctx context.Context) (bool, error) {
 		set, err := sets.Get(ctx, pluginName, metav1.GetOptions{})
 		if err != nil {
@@ -146,6 +173,65 @@ func TestWritingGoesOn(t *testing.T) {
 			}
 			writer.delete()
 		})
+	}
+}
+
+// Where the plugin's container has all of kubelet's directory, as others' manifests may
+// still have it, it works too; and what was published so is found, and taken away, by one that has
+// only the parts that are needed.
+func TestUpgradeFromWholeKubeletDirectory(t *testing.T) {
+	s := newScene(t)
+	n := s.nodes()[0]
+	var before corev1.PodSpec
+	s.editPlugin(s.Context(), func(pod *corev1.PodSpec) {
+		pod.DeepCopyInto(&before)
+		mountWholeKubeletDirectory(pod)
+	})
+	// Whatever becomes of the test: the others are about what is deployed.
+	ctx := context.WithoutCancel(s.Context())
+	putBack := sync.OnceFunc(func() { s.editPlugin(ctx, func(pod *corev1.PodSpec) { before.DeepCopyInto(pod) }) })
+	s.afterwards = append(s.afterwards, putBack)
+	if seen := n.mustShell(s, "ls /proc/$(pidof rawblock-csi)/root/var/lib/kubelet"); !slices.Contains(strings.Fields(seen), "pods") {
+		t.Errorf("the plugin does not see all of kubelet's directory, but %q", seen)
+	}
+	s.claim("data", "64Mi")
+	pod := s.run(on(withClaim(podSpec("pod", idle...), "data"), n.name))
+	sum := pod.fill(devicePath)
+	s.claim("read", "64Mi")
+	spec := on(withClaim(podSpec("reader", idle...), "read"), n.name)
+	spec.Spec.Volumes[0].PersistentVolumeClaim.ReadOnly = true
+	reader := s.run(spec)
+
+	putBack()
+	if seen := n.mustShell(s, "ls /proc/$(pidof rawblock-csi)/root/var/lib/kubelet"); slices.Contains(strings.Fields(seen), "pods") {
+		t.Errorf("the plugin still sees %q", seen)
+	}
+	pod.wantSum(devicePath, sum)
+	s.grow("data", "128Mi")
+	s.until("the pod sees a device of 128Mi", func(context.Context) (bool, error) {
+		size, err := pod.shell("blockdev --getsize64 %s", devicePath)
+		return size == "134217728", err
+	})
+	reader.delete()
+	pod.delete()
+	s.run(withClaim(podSpec("next", idle...), "data"))
+}
+
+// mountWholeKubeletDirectory gives the plugin all of kubelet's directory instead of the
+// parts that it needs.
+func mountWholeKubeletDirectory(pod *corev1.PodSpec) {
+	const dir = "/var/lib/kubelet"
+	directory, both := corev1.HostPathDirectory, corev1.MountPropagationBidirectional
+	pod.Volumes = append(pod.Volumes, corev1.Volume{Name: "kubelet-dir", VolumeSource: corev1.VolumeSource{
+		HostPath: &corev1.HostPathVolumeSource{Path: dir, Type: &directory},
+	}})
+	for i := range pod.Containers {
+		container := &pod.Containers[i]
+		if container.Name != "plugin" {
+			continue
+		}
+		container.VolumeMounts = slices.DeleteFunc(container.VolumeMounts, func(m corev1.VolumeMount) bool { return strings.HasPrefix(m.MountPath, dir) })
+		container.VolumeMounts = append(container.VolumeMounts, corev1.VolumeMount{Name: "kubelet-dir", MountPath: dir, MountPropagation: &both})
 	}
 }
 

@@ -13,7 +13,10 @@ import (
 func TestDataOutlivesPod(t *testing.T) {
 	s := newScene(t)
 	s.claim("data", "64Mi")
-	first := s.run(withClaim(podSpec("first", idle...), "data"))
+	spec := withClaim(podSpec("first", idle...), "data")
+	s.giveSecret(spec)
+	first := s.run(spec)
+	first.wantSecretUnseen()
 	if got := first.size(devicePath); got != "67108864" {
 		t.Errorf("the device has %s bytes, want 64Mi", got)
 	}
@@ -25,6 +28,52 @@ func TestDataOutlivesPod(t *testing.T) {
 	second.wantSum(devicePath, sum)
 	if second.node() != node {
 		t.Errorf("the second pod runs on %s, and the volume is on %s", second.node(), node)
+	}
+}
+
+// secret is what nobody but its pod may read.
+const secret = "not-for-the-plugin"
+
+// giveSecret makes a Secret, and gives it to a pod.
+func (s *scene) giveSecret(spec *corev1.Pod) {
+	s.Helper()
+	object := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "secret"}, StringData: map[string]string{"word": secret}}
+	_, err := s.kube.CoreV1().Secrets(s.namespace).Create(s.Context(), object, metav1.CreateOptions{})
+	must(s, err)
+	spec.Spec.Volumes = append(spec.Spec.Volumes, corev1.Volume{Name: "secret", VolumeSource: corev1.VolumeSource{
+		Secret: &corev1.SecretVolumeSource{SecretName: object.Name},
+	}})
+	spec.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "secret", MountPath: "/secret"}}
+}
+
+// wantSecretUnseen fails the test where the secret of the pod, which kubelet has in its
+// directory, is in the plugin's container, whose directory that is too. The plugin still
+// tells whether the pod is there, where it has the host's processes, and says that it cannot
+// where it has not.
+func (p *pod) wantSecretUnseen() {
+	p.Helper()
+	n, uid := node{p.node()}, p.now().UID
+	file := fmt.Sprintf("/var/lib/kubelet/pods/%s/volumes/kubernetes.io~secret/secret/word", uid)
+	if got := n.mustShell(p.scene, "cat %s", file); got != secret {
+		p.Errorf("kubelet has %q at %s", got, file)
+	}
+	container := n.mustShell(p.scene, "echo /proc/$(pidof rawblock-csi)/root")
+	if got, err := n.shell("ls -d " + container + "/var/lib/kubelet/pods"); err == nil {
+		p.Errorf("the plugin's container has %s", got)
+	}
+	if found, err := n.shell("grep -rsl " + secret + " " + container + "/var/lib/kubelet"); err == nil {
+		p.Errorf("the plugin's container has the secret in %s", found)
+	}
+	// The target it has.
+	n.mustShell(p.scene, "test -b %s/var/lib/kubelet/plugins/kubernetes.io/csi/volumeDevices/publish/*/%s", container, uid)
+	plugin, err := n.plugin(p.Context(), p.scene)
+	must(p, err)
+	said, err := p.execute(pluginSpace, plugin.Name, "plugin", "/rawblockctl", "doctor", "-o", "json")
+	if err != nil && said == "" {
+		must(p, err)
+	}
+	if strings.Contains(said, `"PodsUnseen"`) == plugin.Spec.HostPID || strings.Contains(said, `"Unseen"`) || strings.Contains(said, `"OrphanPublish"`) {
+		p.Errorf("the plugin has the host's processes: %t; doctor says %s", plugin.Spec.HostPID, said)
 	}
 }
 
