@@ -134,8 +134,13 @@ func (d *Disk) Detach(t testing.TB) {
 	}
 	Must(t, err)
 	defer loop.Close()
-	if status, err := linux.StatusOfLoop(loop); err != nil || status.Ends || status.Label != "rawblock-test" {
-		return // No longer ours.
+	// Its number can be another's by now. While it is open here, it stays what it is.
+	status, err := linux.StatusOfLoop(loop)
+	if err != nil || status.Ends {
+		return
+	}
+	if file, err := linux.StatPath(d.Backing); err != nil || status.Backing != file.ID {
+		return
 	}
 	// What the plugin holds a staged loop device with would keep the medium in it.
 	d.clearLoops(t, "rawblock-hold:")
@@ -167,13 +172,15 @@ func (d *Disk) clearLoops(t testing.TB, prefix string) {
 	files, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
 	Must(t, err)
 	for _, file := range files {
-		if backing, err := os.ReadFile(file); err != nil || strings.TrimSpace(string(backing)) != d.Path {
+		if !shows(file, d.Path) {
 			continue
 		}
 		path := "/dev/" + filepath.Base(filepath.Dir(filepath.Dir(file)))
 		view, err := os.Open(path)
 		Must(t, err)
-		if status, err := linux.StatusOfLoop(view); prefix != "" && (err != nil || !strings.HasPrefix(status.Label, prefix)) {
+		// Its number can be another's by now. While it is open here, it stays what it is.
+		status, err := linux.StatusOfLoop(view)
+		if !shows(file, d.Path) || prefix != "" && (err != nil || !strings.HasPrefix(status.Label, prefix)) {
 			view.Close()
 			continue
 		}
@@ -185,6 +192,12 @@ func (d *Disk) clearLoops(t testing.TB, prefix string) {
 		}
 		view.Close()
 	}
+}
+
+// shows reports whether a file of sysfs says that a loop device shows what is at a path.
+func shows(backingFile, path string) bool {
+	text, err := os.ReadFile(backingFile)
+	return err == nil && strings.TrimSpace(string(text)) == path
 }
 
 // Pull removes the disk and its node from the system, as when somebody pulls it

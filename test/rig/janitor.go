@@ -76,7 +76,10 @@ func detachBelow(directory string) {
 			continue
 		}
 		if loop, err := os.Open("/dev/" + name); err == nil {
-			linux.ClearLoop(loop) //nolint:errcheck // It may have gone meanwhile.
+			// Its number can be another's by now. While it is open here, it stays what it is.
+			if strings.HasPrefix(backingFile(name), directory+"/") {
+				linux.ClearLoop(loop) //nolint:errcheck // It may have gone meanwhile.
+			}
 			loop.Close()
 		}
 	}
