@@ -39,21 +39,21 @@ func TestChartRendered(t *testing.T) {
 // A value that is misspelt or makes no sense must not be installed.
 func TestChartRefuses(t *testing.T) {
 	for name, test := range map[string]struct{ values, want string }{
-		"unknown value":             {"kubeletdir: /var/lib/kubelet", "kubeletdir"},
-		"unknown in a mapping":      {"hotplug: {enable: true}", "enable"},
-		"relative kubelet folder":   {"kubeletDir: var/lib/kubelet", "/kubeletDir"},
-		"folder that ends in /":     {"kubeletDir: /var/lib/kubelet/", "/kubeletDir"},
-		"key of the configuration":  {"config: {hotplug: {attachmentPods: true}}", "hotplug"},
-		"pool of no kind":           {"config: {pools: [{name: a}]}", "/config/pools/0"},
-		"pool of two kinds":         {"config: {pools: [{name: a, file: {directory: /srv/a}, disk: {match: {transport: nvme}}}]}", "/config/pools/0"},
-		"pool that matches all":     {"config: {pools: [{name: a, disk: {match: {}}}]}", "/config/pools/0/disk/match"},
-		"unknown transport":         {"config: {pools: [{name: a, disk: {match: {transport: nvem}}}]}", "transport"},
-		"unknown parameter":         {"storageClasses: [{name: a, parameters: {pol: files}}]", "pol"},
-		"parameter that is no text": {"storageClasses: [{name: a, parameters: {thin: true}}]", "thin"},
-		"class of no pool":          {"storageClasses: [{name: a, parameters: {pool: fast}}]", `"fast"`},
-		"nothing to provision":      {"config: {pools: []}", "provisioning.enabled=false"},
-		"nothing makes snapshots":   {"{snapshots: {enabled: true}, config: {pools: [{name: a, disk: {match: {transport: nvme}}}]}}", "snapshots.enabled"},
-		"nobody restores":           {"{snapshots: {enabled: true}, provisioning: {enabled: false}}", "provisioning.enabled=true"},
+		"unknown value":              {"kubeletdir: /var/lib/kubelet", "kubeletdir"},
+		"unknown in a mapping":       {"hotplug: {enable: true}", "enable"},
+		"relative kubelet directory": {"kubeletDir: var/lib/kubelet", "/kubeletDir"},
+		"directory that ends in /":   {"kubeletDir: /var/lib/kubelet/", "/kubeletDir"},
+		"key of the configuration":   {"config: {hotplug: {attachmentPods: true}}", "hotplug"},
+		"pool of no kind":            {"config: {pools: [{name: a}]}", "/config/pools/0"},
+		"pool of two kinds":          {"config: {pools: [{name: a, file: {directory: /srv/a}, disk: {match: {transport: nvme}}}]}", "/config/pools/0"},
+		"pool that matches all":      {"config: {pools: [{name: a, disk: {match: {}}}]}", "/config/pools/0/disk/match"},
+		"unknown transport":          {"config: {pools: [{name: a, disk: {match: {transport: nvem}}}]}", "transport"},
+		"unknown parameter":          {"storageClasses: [{name: a, parameters: {pol: files}}]", "pol"},
+		"parameter that is no text":  {"storageClasses: [{name: a, parameters: {thin: true}}]", "thin"},
+		"class of no pool":           {"storageClasses: [{name: a, parameters: {pool: fast}}]", `"fast"`},
+		"nothing to provision":       {"config: {pools: []}", "provisioning.enabled=false"},
+		"nothing makes snapshots":    {"{snapshots: {enabled: true}, config: {pools: [{name: a, disk: {match: {transport: nvme}}}]}}", "snapshots.enabled"},
+		"nobody restores":            {"{snapshots: {enabled: true}, provisioning: {enabled: false}}", "provisioning.enabled=true"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := template(t, test.values)
@@ -139,7 +139,7 @@ func TestChartConfigReplacesPods(t *testing.T) {
 	}
 }
 
-// A folder of volumes must be the host's, wherever it is.
+// A directory of volumes must be the host's, wherever it is.
 func TestChartMountsItsPools(t *testing.T) {
 	objects := loadChart(t, read(t, everything))
 	pod := the[appsv1.DaemonSet](t, objects).Spec.Template.Spec

@@ -30,7 +30,7 @@ func socketOf(dir string) string {
 	return runtimeSocket
 }
 
-// Every path of kubelet's must be that of the distribution: the endpoint, the folder
+// Every path of kubelet's must be that of the distribution: the endpoint, the directory
 // of the registration, and where the sidecars look for the socket. That they are the
 // same inside and outside, TestPathsAreTheHosts sees.
 func TestKubeletsFolder(t *testing.T) {
@@ -80,12 +80,12 @@ func TestRuntimesAreKnown(t *testing.T) {
 			t.Errorf("there is no deployment for %s", socket)
 		}
 		if !strings.Contains(text, "`"+filepath.Dir(socket)+"`") {
-			t.Errorf("docs/deploy.md does not name the folder of %s", socket)
+			t.Errorf("docs/deploy.md does not name the directory of %s", socket)
 		}
 	}
 }
 
-// On Talos kubelet does not see /run as it is, and must not look for the folder.
+// On Talos kubelet does not see /run as it is, and must not look for the directory.
 func TestKubeletMayNotLook(t *testing.T) {
 	for _, dir := range deployments {
 		for _, volume := range the[appsv1.DaemonSet](t, load(t, dir)).Spec.Template.Spec.Volumes {
@@ -97,7 +97,7 @@ func TestKubeletMayNotLook(t *testing.T) {
 	}
 }
 
-// The machine shows kubelet the folder of the pools.
+// The machine shows kubelet the directory of the pools.
 func TestTalosMachine(t *testing.T) {
 	text, err := os.ReadFile(talos + "/machine.yaml")
 	if err != nil {

@@ -13,7 +13,7 @@ import (
 // guides are what users read to install the driver, and to be rid of it.
 var guides = []string{"deploy.md", "tutorial.md", "upgrade.md", "uninstall.md", "encryption.md"}
 
-// What the guides name is there: folders that are applied, remote ones too, and files
+// What the guides name is there: directories that are applied, remote ones too, and files
 // that are linked.
 func TestGuidesNameWhatIsThere(t *testing.T) {
 	for _, guide := range guides {
@@ -66,15 +66,15 @@ func TestKustomizationsOfTheGuide(t *testing.T) {
 	}
 }
 
-// from returns the path of a folder as a kustomization in another folder names it:
+// from returns the path of a directory as a kustomization in another directory names it:
 // an absolute one is refused.
-func from(t *testing.T, dir, folder string) string {
+func from(t *testing.T, dir, to string) string {
 	t.Helper()
-	folder, err := filepath.Abs(folder)
+	to, err := filepath.Abs(to)
 	if err != nil {
 		t.Fatal(err)
 	}
-	relative, err := filepath.Rel(dir, folder)
+	relative, err := filepath.Rel(dir, to)
 	if err != nil {
 		t.Fatal(err)
 	}

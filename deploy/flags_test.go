@@ -11,7 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// build builds the plugin. It is another module: the source is beside this folder.
+// build builds the plugin. It is another module: the source is beside this directory.
 func build(t *testing.T) (binary string) {
 	t.Helper()
 	binary = filepath.Join(t.TempDir(), "rawblock-csi")

@@ -33,8 +33,8 @@ func hostPath(pod corev1.PodSpec, container corev1.Container, path string) (stri
 	return "", deepest
 }
 
-func isIn(path, folder string) bool {
-	return path == folder || strings.HasPrefix(path, strings.TrimSuffix(folder, "/")+"/")
+func isIn(path, dir string) bool {
+	return path == dir || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
 }
 
 func TestMountsAndVolumesMatch(t *testing.T) {
@@ -80,7 +80,7 @@ func TestPathsAreTheHosts(t *testing.T) {
 			t.Errorf("--endpoint=%s is not a unix socket of at most %d bytes", flags["endpoint"], maxSocketPath)
 		}
 		if name := filepath.Base(filepath.Dir(socket)); name != driverName {
-			t.Errorf("the folder of the socket is %s, expected %s", name, driverName)
+			t.Errorf("the directory of the socket is %s, expected %s", name, driverName)
 		}
 		devices := filepath.Join(flags["kubelet-dir"], volumeDevices)
 		paths := []string{socket, devices, "/dev"}
@@ -151,9 +151,9 @@ func checkConfigPath(t *testing.T, objects []any, pod corev1.PodSpec, container 
 func TestStateDirIsTheHosts(t *testing.T) {
 	eachDeployment(t, func(t *testing.T, _ []any, pod corev1.PodSpec) {
 		container, flags := plugin(t, pod)
-		folder, mount := hostPath(pod, container, flags["state-dir"])
-		if folder == "" || folder != flags["state-dir"] || !isIn(folder, "/run") {
-			t.Errorf("--state-dir=%s is not a folder of the host below /run, mounted at its own path", flags["state-dir"])
+		dir, mount := hostPath(pod, container, flags["state-dir"])
+		if dir == "" || dir != flags["state-dir"] || !isIn(dir, "/run") {
+			t.Errorf("--state-dir=%s is not a directory of the host below /run, mounted at its own path", flags["state-dir"])
 		}
 		if mount.ReadOnly {
 			t.Errorf("nothing can be recorded in --state-dir=%s", flags["state-dir"])
@@ -164,7 +164,7 @@ func TestStateDirIsTheHosts(t *testing.T) {
 	})
 }
 
-// poolsDir is the folder of the host for file pools.
+// poolsDir is the directory of the host for file pools.
 const poolsDir = "/var/lib/rawblock-csi"
 
 // Volumes must outlive the container.
@@ -175,9 +175,9 @@ func TestFilePoolsAreTheHosts(t *testing.T) {
 			if pool.File == nil {
 				continue
 			}
-			folder, mount := hostPath(pod, container, pool.File.Directory)
-			if folder != pool.File.Directory || !isIn(folder, poolsDir) || mount.ReadOnly {
-				t.Errorf("pool %s: %s is not a folder of the host below %s, mounted at its own path for writing", pool.Name, pool.File.Directory, poolsDir)
+			dir, mount := hostPath(pod, container, pool.File.Directory)
+			if dir != pool.File.Directory || !isIn(dir, poolsDir) || mount.ReadOnly {
+				t.Errorf("pool %s: %s is not a directory of the host below %s, mounted at its own path for writing", pool.Name, pool.File.Directory, poolsDir)
 			}
 			if mount.MountPropagation != nil {
 				t.Errorf("pool %s has mount propagation %s, which it has no use for", pool.Name, *mount.MountPropagation)

@@ -25,8 +25,8 @@ func TestEventsPage(t *testing.T) {
 	rig.RequireRoot(t)
 	page, err := os.ReadFile(eventsPage)
 	rig.Must(t, err)
-	disk, folder, sysfs := rig.NewDisk(t, 64*rig.MiB), t.TempDir(), blockdev.NewSysfs("/sys")
-	pool, err := file.New(t.Context(), "files", file.Options{Directory: folder, Capacity: 100 * rig.MiB}, sysfs)
+	disk, dir, sysfs := rig.NewDisk(t, 64*rig.MiB), t.TempDir(), blockdev.NewSysfs("/sys")
+	pool, err := file.New(t.Context(), "files", file.Options{Directory: dir, Capacity: 100 * rig.MiB}, sysfs)
 	rig.Must(t, err)
 	defer pool.Close()
 	plugin := rig.NewPluginWith(t, func(options *driver.Options) {
@@ -52,7 +52,7 @@ func TestEventsPage(t *testing.T) {
 		}
 	}
 	number := sysfsNumber(t, disk.Path)
-	names := strings.NewReplacer(disk.Path+" ("+number+")", "/dev/sdb (8:16)", folder, "/var/lib/rawblock-csi/files",
+	names := strings.NewReplacer(disk.Path+" ("+number+")", "/dev/sdb (8:16)", dir, "/var/lib/rawblock-csi/files",
 		plugin.KubeletDir, "/var/lib/kubelet", rig.NodeID, "node-1", "/dev/loop*, ", "")
 	for name, fail := range map[string]func(context.Context) error{
 		"not allowed":   stage("/dev/vdz", nothing),

@@ -151,7 +151,7 @@ func (f *flags) flagSet() *flag.FlagSet {
 	set.StringVar(&f.NodeID, "node-id", "", "name of the Kubernetes node (required)")
 	set.StringVar(&f.config, "config", "", "node configuration file; empty: the defaults")
 	set.StringVar(&f.KubeletDir, "kubelet-dir", "/var/lib/kubelet", "kubelet's --root-dir")
-	set.StringVar(&f.stateDir, "state-dir", "/run/rawblock-csi", "folder for records of this boot, and for the admin socket admin.sock; the host's, on a tmpfs")
+	set.StringVar(&f.stateDir, "state-dir", "/run/rawblock-csi", "directory for records of this boot, and for the admin socket admin.sock; the host's, on a tmpfs")
 	set.StringVar(&f.RegistrationDir, "registration-dir", "",
 		"kubelet's plugins_registry, where the plugin registers itself; empty: a sidecar does")
 	set.StringVar(&f.MetricsAddress, "metrics-address", "", "address for HTTP: /metrics, /healthz and /readyz; empty: off")
@@ -179,9 +179,9 @@ func parseFlags(args []string, stderr io.Writer) (flags, error) {
 func checkSockets(endpoint, admin string) error {
 	csi := "/" + strings.TrimLeft(strings.TrimPrefix(endpoint, "unix:"), "/")
 	for _, path := range []*string{&csi, &admin} {
-		// The folder may be a link, as /var/run is, or yet to be made.
-		if folder, err := filepath.EvalSymlinks(filepath.Dir(*path)); err == nil {
-			*path = filepath.Join(folder, filepath.Base(*path))
+		// The directory may be a link, as /var/run is, or yet to be made.
+		if dir, err := filepath.EvalSymlinks(filepath.Dir(*path)); err == nil {
+			*path = filepath.Join(dir, filepath.Base(*path))
 		}
 	}
 	if filepath.Clean(csi) == admin {

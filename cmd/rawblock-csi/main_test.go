@@ -97,26 +97,26 @@ func TestDefaults(t *testing.T) {
 
 // The two sockets are two, by whatever names.
 func TestCheckSockets(t *testing.T) {
-	folder := t.TempDir()
-	rig.Must(t, os.Mkdir(folder+"/state", 0o700))
-	rig.Must(t, os.Symlink("state", folder+"/link"))
-	admin := folder + "/state/admin.sock"
+	dir := t.TempDir()
+	rig.Must(t, os.Mkdir(dir+"/state", 0o700))
+	rig.Must(t, os.Symlink("state", dir+"/link"))
+	admin := dir + "/state/admin.sock"
 	for endpoint, same := range map[string]bool{
-		admin:                                 true,
-		"unix://" + admin:                     true,
-		"unix:" + admin:                       true,
-		folder + "/state/../state/admin.sock": true,
-		folder + "/link/admin.sock":           true,
-		folder + "/state/csi.sock":            false,
-		folder + "/admin.sock":                false,
-		folder + "/none/admin.sock":           false,
+		admin:                              true,
+		"unix://" + admin:                  true,
+		"unix:" + admin:                    true,
+		dir + "/state/../state/admin.sock": true,
+		dir + "/link/admin.sock":           true,
+		dir + "/state/csi.sock":            false,
+		dir + "/admin.sock":                false,
+		dir + "/none/admin.sock":           false,
 	} {
 		if err := checkSockets(endpoint, admin); (err != nil) != same {
 			t.Errorf("%s: got %v", endpoint, err)
 		}
 	}
-	if checkSockets(folder+"/none/admin.sock", folder+"/none/admin.sock") == nil {
-		t.Error("one path in a folder that is yet to be made is taken for both")
+	if checkSockets(dir+"/none/admin.sock", dir+"/none/admin.sock") == nil {
+		t.Error("one path in a directory that is yet to be made is taken for both")
 	}
 }
 

@@ -14,10 +14,10 @@ import (
 // Pools of every kind, two of each, as a node's configuration describes them.
 func TestOpenPools(t *testing.T) {
 	rig.RequireRoot(t)
-	folder, small, large := t.TempDir(), rig.NewDisk(t, 48*rig.MiB), rig.NewDisk(t, 64*rig.MiB)
+	dir, small, large := t.TempDir(), rig.NewDisk(t, 48*rig.MiB), rig.NewDisk(t, 64*rig.MiB)
 	settings, err := config.Parse([]byte(`pools:
-- {name: files-1, file: {directory: ` + folder + `/1, capacity: 1Mi}}
-- {name: files-2, file: {directory: ` + folder + `/2, capacity: 1Mi, overcommit: 2}}
+- {name: files-1, file: {directory: ` + dir + `/1, capacity: 1Mi}}
+- {name: files-2, file: {directory: ` + dir + `/2, capacity: 1Mi, overcommit: 2}}
 - {name: disks-1, disk: {match: {paths: [` + small.Path + `]}}}
 - {name: disks-2, disk: {match: {paths: [` + large.Path + `]}, layout: whole, wipe: zero}}
 - {name: group-1, lvm: {volumeGroup: rawblock-missing}}

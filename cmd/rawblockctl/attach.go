@@ -33,7 +33,7 @@ The container is one of a pod (--pod), is named by its ID as crictl, docker and 
 it (--container), or is that of a process of the host (--pid). The container runtime is asked
 only for --pod.
 
-The folder of --path must be there in the container, and nothing at the path itself. No link
+The directory of --path must be there in the container, and nothing at the path itself. No link
 is followed.
 
 It may be repeated: what is attached as asked for already is left as it is.`,

@@ -119,8 +119,8 @@ func TestDoctorDoesNotSeePods(t *testing.T) {
 
 func done(*testing.T) {}
 
-// stateFolder is the folder of the records of a volume (pkg/publish).
-func (w *ward) stateFolder(volumeID string) string {
+// recordsDir is the directory of the records of a volume (pkg/publish).
+func (w *ward) recordsDir(volumeID string) string {
 	hash := sha256.Sum256([]byte(volumeID))
 	return filepath.Join(w.stateDir, hex.EncodeToString(hash[:16]))
 }
@@ -197,7 +197,7 @@ func (p *patient) leave(t *testing.T) {
 	rig.Must(t, os.RemoveAll(filepath.Join(filepath.Dir(filepath.Dir(filepath.Dir(p.link))))))
 }
 
-// forgetPod removes kubelet's folder of the pod.
+// forgetPod removes kubelet's directory of the pod.
 func (w *ward) forgetPod(t *testing.T, p *patient) {
 	t.Helper()
 	rig.Must(t, os.RemoveAll(filepath.Join(w.kubeletDir, "pods", p.pod)))
@@ -218,12 +218,12 @@ func wantMounts(t *testing.T, path string, want int) {
 
 func wantNoRecord(t *testing.T, w *ward, volumeID string) {
 	t.Helper()
-	wantNothingAt(t, w.stateFolder(volumeID))
+	wantNothingAt(t, w.recordsDir(volumeID))
 }
 
 func wantRecord(t *testing.T, w *ward, volumeID string) {
 	t.Helper()
-	if _, err := os.Readlink(w.stateFolder(volumeID) + "/device"); err != nil {
+	if _, err := os.Readlink(w.recordsDir(volumeID) + "/device"); err != nil {
 		t.Error(err)
 	}
 }

@@ -167,7 +167,7 @@ var failureModes = []failureMode{
 				exec.Command("sync", "--file-system", where).Run() // It ends with EIO.
 				s.disk.Mend(t)
 				if err := os.Mkdir(filepath.Join(where, "two"), 0o755); !errors.Is(err, unix.EROFS) {
-					t.Errorf("a folder is made: %v", err)
+					t.Errorf("a directory is made: %v", err)
 				}
 			}
 		},

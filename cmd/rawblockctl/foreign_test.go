@@ -41,9 +41,9 @@ func (w *ward) settleForeigners(t *testing.T) *foreigners {
 	rig.Must(t, os.WriteFile(filepath.Join(devices, "pv-theirs/data/vol_data.json"), []byte(`{"driverName":"other.example.com","volumeHandle":"theirs"}`), 0o600))
 	f.loops = append(f.loops, plantLoop(t, f.mapping, f.mapping))
 
-	folder := t.TempDir()
-	rig.Must(t, os.MkdirAll(folder+"/files/volumes/healthy-file", 0o700))
-	data := folder + "/files/volumes/healthy-file/data"
+	dir := t.TempDir()
+	rig.Must(t, os.MkdirAll(dir+"/files/volumes/healthy-file", 0o700))
+	data := dir + "/files/volumes/healthy-file/data"
 	rig.Must(t, os.WriteFile(data, make([]byte, rig.MiB), 0o600))
 	other := plantLoop(t, data, "rawblock:files/healthy-file")
 	device, err := blockdev.Open(other, sysfs)

@@ -88,10 +88,10 @@ var example = hotplug.Attachment{
 func (p *plugin) serve(t *testing.T) string {
 	t.Helper()
 	// The paths of sockets must be short (unix(7)).
-	folder, err := os.MkdirTemp("", "rb")
+	dir, err := os.MkdirTemp("", "rb")
 	must(t, err)
-	t.Cleanup(func() { os.RemoveAll(folder) })
-	socket := filepath.Join(folder, "admin.sock")
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	socket := filepath.Join(dir, "admin.sock")
 	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
 	ended := make(chan error, 1)
 	go func() { ended <- admin.Serve(ctx, socket, p, nil) }()

@@ -109,12 +109,12 @@ var specimens = map[string]specimen{
 	"loop device of a deleted volume": {
 		check: doctor.StaleLoop,
 		plant: func(t *testing.T, w *ward) (string, func(*testing.T)) {
-			folder := filepath.Join(w.files, "work/gone-123/entry")
-			rig.Must(t, os.MkdirAll(folder, 0o700))
-			file := filepath.Join(folder, "data")
+			dir := filepath.Join(w.files, "work/gone-123/entry")
+			rig.Must(t, os.MkdirAll(dir, 0o700))
+			file := filepath.Join(dir, "data")
 			rig.Must(t, os.WriteFile(file, make([]byte, rig.MiB), 0o600))
 			loop := plantLoop(t, file, "rawblock:files/deleted")
-			rig.Must(t, os.RemoveAll(filepath.Dir(folder)))
+			rig.Must(t, os.RemoveAll(filepath.Dir(dir)))
 			return loop, done
 		},
 		detached: true,
@@ -220,20 +220,20 @@ var specimens = map[string]specimen{
 	"record of an earlier boot": {
 		check: doctor.OldRecord,
 		plant: func(t *testing.T, w *ward) (string, func(*testing.T)) {
-			folder := w.stateFolder("files/old@node")
-			rig.Must(t, os.Mkdir(folder, 0o700))
-			rig.Must(t, os.Symlink("device=7:0 diskseq=1 mode=SINGLE_NODE_WRITER boot=another volume=files/old@node", folder+"/device"))
-			return folder, done
+			dir := w.recordsDir("files/old@node")
+			rig.Must(t, os.Mkdir(dir, 0o700))
+			rig.Must(t, os.Symlink("device=7:0 diskseq=1 mode=SINGLE_NODE_WRITER boot=another volume=files/old@node", dir+"/device"))
+			return dir, done
 		},
 		healed: func(t *testing.T, _ *ward, subject string) { wantNothingAt(t, subject) },
 	},
 	"record that cannot be read": {
 		check: doctor.DamagedRecord, stays: true, remedy: "rm -r ",
 		plant: func(t *testing.T, w *ward) (string, func(*testing.T)) {
-			folder := w.stateFolder("damaged")
-			rig.Must(t, os.Mkdir(folder, 0o700))
-			rig.Must(t, os.Symlink("device=7:0 diskseq=", folder+"/device"))
-			return folder, func(t *testing.T) { rig.Must(t, os.RemoveAll(folder)) }
+			dir := w.recordsDir("damaged")
+			rig.Must(t, os.Mkdir(dir, 0o700))
+			rig.Must(t, os.Symlink("device=7:0 diskseq=", dir+"/device"))
+			return dir, func(t *testing.T) { rig.Must(t, os.RemoveAll(dir)) }
 		},
 		healed: func(t *testing.T, _ *ward, subject string) {
 			if _, err := os.Readlink(subject + "/device"); err != nil {
@@ -244,9 +244,9 @@ var specimens = map[string]specimen{
 	"record of an attachment that cannot be read": {
 		check: doctor.DamagedRecord, stays: true, remedy: "rm ",
 		plant: func(t *testing.T, w *ward) (string, func(*testing.T)) {
-			folder := filepath.Join(w.stateDir, "attachments")
-			rig.Must(t, os.MkdirAll(folder, 0o700))
-			file := filepath.Join(folder, "damaged1.json")
+			dir := filepath.Join(w.stateDir, "attachments")
+			rig.Must(t, os.MkdirAll(dir, 0o700))
+			file := filepath.Join(dir, "damaged1.json")
 			rig.Must(t, os.WriteFile(file, []byte(`{"id":`), 0o600))
 			return file, func(t *testing.T) { rig.Must(t, os.Remove(file)) }
 		},
@@ -260,23 +260,23 @@ var specimens = map[string]specimen{
 		check: doctor.DeadAttachment,
 		plant: func(t *testing.T, w *ward) (string, func(*testing.T)) {
 			device := openDisk(t, rig.NewDisk(t, rig.MiB))
-			folder := w.stateFolder("hot-attach/abcdefgh")
-			rig.Must(t, os.Mkdir(folder, 0o700))
+			dir := w.recordsDir("hot-attach/abcdefgh")
+			rig.Must(t, os.Mkdir(dir, 0o700))
 			rig.Must(t, os.Symlink(fmt.Sprintf("device=%s diskseq=%d mode=SINGLE_NODE_WRITER boot=%s volume=hot-attach/abcdefgh",
-				device.Number(), device.DiskSeq(), bootID(t)), folder+"/device"))
+				device.Number(), device.DiskSeq(), bootID(t)), dir+"/device"))
 			device.Close()
 			return "abcdefgh", done
 		},
-		healed: func(t *testing.T, w *ward, _ string) { wantNothingAt(t, w.stateFolder("hot-attach/abcdefgh")) },
+		healed: func(t *testing.T, w *ward, _ string) { wantNothingAt(t, w.recordsDir("hot-attach/abcdefgh")) },
 	},
 	"node of an attachment on the host": {
 		check: doctor.NodeOnHost,
 		plant: func(t *testing.T, w *ward) (string, func(*testing.T)) {
-			number, folder := rig.NewDisk(t, rig.MiB).Number(), filepath.Join(w.stateDir, "attachments")
+			number, dir := rig.NewDisk(t, rig.MiB).Number(), filepath.Join(w.stateDir, "attachments")
 			node := filepath.Join(t.TempDir(), "xvdb")
 			rig.Must(t, unix.Mknod(node, unix.S_IFBLK|0o660, int(unix.Mkdev(number.Major, number.Minor))))
-			rig.Must(t, os.MkdirAll(folder, 0o700))
-			file := filepath.Join(folder, "onhost12.json")
+			rig.Must(t, os.MkdirAll(dir, 0o700))
+			file := filepath.Join(dir, "onhost12.json")
 			text := fmt.Sprintf(`{"id":"onhost12","device":"/dev/none","target":{"container":%q},"path":%q,"restore":true,"state":"Waiting","number":%q,"boot":%q}`,
 				strings.Repeat("0a", 32), node, number, bootID(t))
 			rig.Must(t, os.WriteFile(file, []byte(text), 0o600))

@@ -30,7 +30,7 @@ import (
 
 var sysfs = blockdev.NewSysfs("/sys")
 
-// ward is a node with the real plugin, pools of both kinds, and kubelet's folders, in
+// ward is a node with the real plugin, pools of both kinds, and kubelet's directories, in
 // which things are left over.
 type ward struct {
 	// t is the test that it goes with, of which others may be a part.
@@ -101,14 +101,14 @@ func (w *ward) wiping(t *testing.T) (left uint64) {
 	return left
 }
 
-// detachLoopsBelow detaches the loop devices over what lies below the folders, which a
+// detachLoopsBelow detaches the loop devices over what lies below the directories, which a
 // test has left or planted.
-func detachLoopsBelow(t *testing.T, folders ...string) {
+func detachLoopsBelow(t *testing.T, dirs ...string) {
 	t.Helper()
 	loops, err := sysfs.LoopDevices()
 	rig.Must(t, err)
 	for _, loop := range loops {
-		if slices.ContainsFunc(folders, func(folder string) bool { return strings.HasPrefix(loop.Backing, folder+"/") }) {
+		if slices.ContainsFunc(dirs, func(dir string) bool { return strings.HasPrefix(loop.Backing, dir+"/") }) {
 			if err := sysfs.DetachLoop(loop); err != nil {
 				t.Error(err)
 			}
@@ -226,8 +226,8 @@ func (w *ward) admit(t *testing.T, pool, name, device string) *patient {
 	p.mapping = filepath.Join(devices, p.name, "dev", p.pod)
 	p.link = filepath.Join(w.kubeletDir, "pods", p.pod, "volumeDevices/kubernetes.io~csi", p.name)
 	p.note = filepath.Join(devices, p.name, "data/vol_data.json")
-	for _, folder := range []string{filepath.Dir(p.target), filepath.Dir(p.mapping), filepath.Dir(p.link), filepath.Dir(p.note)} {
-		rig.Must(t, os.MkdirAll(folder, 0o755))
+	for _, dir := range []string{filepath.Dir(p.target), filepath.Dir(p.mapping), filepath.Dir(p.link), filepath.Dir(p.note)} {
+		rig.Must(t, os.MkdirAll(dir, 0o755))
 	}
 	note, err := json.Marshal(map[string]string{"driverName": driverName, "volumeHandle": p.ID})
 	rig.Must(t, err)

@@ -70,7 +70,7 @@ func (c *cluster) buildProgram(ctx context.Context, p program) error {
 		args = []string{"test", "-c"}
 	}
 	args = append(args, "-mod=mod", "-trimpath", "-ldflags", p.linkerFlags(), "-o", unfinished,
-		strings.TrimSuffix(p.module+"/"+p.folder, "/"))
+		strings.TrimSuffix(p.module+"/"+p.dir, "/"))
 	if _, err := golang(ctx, scratch, args...); err != nil {
 		return err
 	}
@@ -82,19 +82,19 @@ func (c *cluster) buildProgram(ctx context.Context, p program) error {
 
 // makeScratch makes the module that a source is built in, with the replacements
 // that the source's own go.mod has.
-func makeScratch(ctx context.Context, folder string, s source) error {
-	if _, err := os.Stat(filepath.Join(folder, "go.mod")); !errors.Is(err, fs.ErrNotExist) {
+func makeScratch(ctx context.Context, dir string, s source) error {
+	if _, err := os.Stat(filepath.Join(dir, "go.mod")); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := os.MkdirAll(folder, 0o755); err != nil {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	language, replacements, err := s.read(ctx, folder)
+	language, replacements, err := s.read(ctx, dir)
 	if err != nil {
 		return err
 	}
 	if s.shared {
-		_, shared, err := kubernetes.read(ctx, folder)
+		_, shared, err := kubernetes.read(ctx, dir)
 		if err != nil {
 			return err
 		}
@@ -105,17 +105,17 @@ func makeScratch(ctx context.Context, folder string, s source) error {
 	for _, path := range slices.Sorted(maps.Keys(replacements)) {
 		fmt.Fprintf(&text, "replace %s => %s\n", path, replacements[path])
 	}
-	return writeFile(filepath.Join(folder, "go.mod"), []byte(text.String()))
+	return writeFile(filepath.Join(dir, "go.mod"), []byte(text.String()))
 }
 
 // read reads a source's go.mod: its version of Go, and which modules it replaces
 // by which.
-func (s source) read(ctx context.Context, folder string) (language string, replacements map[string]string, err error) {
-	downloaded, err := s.download(ctx, folder)
+func (s source) read(ctx context.Context, dir string) (language string, replacements map[string]string, err error) {
+	downloaded, err := s.download(ctx, dir)
 	if err != nil {
 		return "", nil, err
 	}
-	output, err := golang(ctx, folder, "mod", "edit", "-json", downloaded.GoMod)
+	output, err := golang(ctx, dir, "mod", "edit", "-json", downloaded.GoMod)
 	if err != nil {
 		return "", nil, err
 	}
@@ -142,9 +142,9 @@ func (s source) read(ctx context.Context, folder string) (language string, repla
 // module is what go mod download tells.
 type module struct{ Dir, GoMod, Error string }
 
-func (s source) download(ctx context.Context, folder string) (module, error) {
+func (s source) download(ctx context.Context, dir string) (module, error) {
 	var m module
-	output, err := golang(ctx, folder, "mod", "download", "-json", s.module+"@"+s.version)
+	output, err := golang(ctx, dir, "mod", "download", "-json", s.module+"@"+s.version)
 	if len(output) > 0 {
 		err = errors.Join(err, json.Unmarshal(output, &m))
 	}
@@ -155,9 +155,9 @@ func (s source) download(ctx context.Context, folder string) (module, error) {
 }
 
 // golang runs the go command, and returns what it prints.
-func golang(ctx context.Context, folder string, args ...string) ([]byte, error) {
+func golang(ctx context.Context, dir string, args ...string) ([]byte, error) {
 	command := exec.CommandContext(ctx, "go", args...)
-	command.Dir = folder
+	command.Dir = dir
 	command.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
 	return output(command)
 }

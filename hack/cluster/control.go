@@ -12,7 +12,7 @@ const volumeHealthGate = "CSIVolumeHealth"
 // controlPlane is what runs on the machine of the control plane, in the order in
 // which it is started.
 func (m machine) controlPlane() []service {
-	config := func(name string) string { return configFolder + "/" + name }
+	config := func(name string) string { return configDir + "/" + name }
 	return []service{
 		{name: "etcd", ready: m.answers("http://127.0.0.1:2379/readyz"), command: []string{
 			m.binary("etcd"),

@@ -15,7 +15,7 @@ import (
 )
 
 // defaultOverlay is what is deployed of this project unless RAWBLOCK_OVERLAY names
-// another folder of the repository, such as deploy/kubernetes/overlays/default.
+// another directory of the repository, such as deploy/kubernetes/overlays/default.
 const defaultOverlay = "hack/cluster/overlay"
 
 // manifests has what a cluster needs beside that, and this project does not deploy.
@@ -74,7 +74,7 @@ func (c *cluster) checkImages(ctx context.Context, images []image) error {
 // deploy applies the definitions of the snapshots' kinds, their controller, and
 // this project's overlay, and waits until all of it works.
 func (c *cluster) deploy(ctx context.Context, plugin image) error {
-	definitions, err := snapshotClient.download(ctx, c.folder)
+	definitions, err := snapshotClient.download(ctx, c.dir)
 	if err != nil {
 		return err
 	}
@@ -115,17 +115,17 @@ func (c *cluster) replacePlugin(ctx context.Context, plugin image) error {
 // deploySnapshotController applies the manifests of the controller's own module,
 // with what distributed snapshotting asks for.
 func (c *cluster) deploySnapshotController(ctx context.Context) error {
-	controller, err := snapshotter.download(ctx, c.folder)
+	controller, err := snapshotter.download(ctx, c.dir)
 	if err != nil {
 		return err
 	}
-	folder := c.path("manifests")
+	dir := c.path("manifests")
 	for _, name := range []string{"rbac-snapshot-controller.yaml", "setup-snapshot-controller.yaml"} {
 		content, err := os.ReadFile(filepath.Join(controller.Dir, "deploy/kubernetes/snapshot-controller", name))
 		if err != nil {
 			return err
 		}
-		if err := writeFile(filepath.Join(folder, name), content); err != nil {
+		if err := writeFile(filepath.Join(dir, name), content); err != nil {
 			return err
 		}
 	}
@@ -134,10 +134,10 @@ func (c *cluster) deploySnapshotController(ctx context.Context) error {
 		return err
 	}
 	content = bytes.ReplaceAll(content, []byte("VERSION"), []byte(snapshotterVersion))
-	if err := writeFile(filepath.Join(folder, "kustomization.yaml"), content); err != nil {
+	if err := writeFile(filepath.Join(dir, "kustomization.yaml"), content); err != nil {
 		return err
 	}
-	_, err = c.kubectl(ctx, "apply", "--server-side", "--kustomize", folder)
+	_, err = c.kubectl(ctx, "apply", "--server-side", "--kustomize", dir)
 	return err
 }
 

@@ -21,8 +21,8 @@ const (
 
 // Kubernetes' own tests, and what their pods on the host run.
 var (
-	e2eTest = program{name: "e2e.test", source: kubernetes, folder: "test/e2e", test: true}
-	agnhost = program{name: "agnhost", source: kubernetes, folder: "test/images/agnhost"}
+	e2eTest = program{name: "e2e.test", source: kubernetes, dir: "test/e2e", test: true}
+	agnhost = program{name: "agnhost", source: kubernetes, dir: "test/images/agnhost"}
 )
 
 // buildE2E builds Kubernetes' tests. A cluster does without them, so only those who

@@ -13,19 +13,19 @@ import (
 
 // beMachine is what the first process of a machine does, in new namespaces: it
 // makes the machine's own view of the filesystem, and then takes away what ended.
-func beMachine(folder, name, binaries string) error {
+func beMachine(dir, name, binaries string) error {
 	// /proc still is the host's, and the only place that knows this process's number there.
 	self, err := os.Readlink("/proc/self")
 	if err != nil {
 		return err
 	}
-	if err := writeID(filepath.Join(folder, "run", "machine.pid"), self); err != nil {
+	if err := writeID(filepath.Join(dir, "run", "machine.pid"), self); err != nil {
 		return err
 	}
 	if err := syscall.Sethostname([]byte(name)); err != nil {
 		return fmt.Errorf("set the name: %w", err)
 	}
-	if err := mountAll(folder, binaries); err != nil {
+	if err := mountAll(dir, binaries); err != nil {
 		return err
 	}
 	// The kernel then takes away the processes whose parents ended before them.
@@ -44,9 +44,9 @@ func beMachine(folder, name, binaries string) error {
 // mountAll gives the machine /var, /run and /tmp of its own: that is all where
 // containerd, kubelet, their plugins and the plugin of this project write to, so
 // that each has its usual paths on every machine. The rest is the host's.
-func mountAll(folder, binaries string) error {
-	variable := filepath.Join(folder, "var")
-	if err := makeFolders(variable); err != nil {
+func mountAll(dir, binaries string) error {
+	variable := filepath.Join(dir, "var")
+	if err := makeDirs(variable); err != nil {
 		return err
 	}
 	if err := mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE); err != nil {
@@ -56,10 +56,10 @@ func mountAll(folder, binaries string) error {
 		return err
 	}
 	// Neither might be found once /var and /tmp are covered.
-	if err := mount(binaries, filepath.Join(folder, binaryFolder), "", syscall.MS_BIND); err != nil {
+	if err := mount(binaries, filepath.Join(dir, binaryDir), "", syscall.MS_BIND); err != nil {
 		return err
 	}
-	if err := mountDisk(filepath.Join(folder, "disk.img"), filepath.Join(variable, "lib/rawblock-csi")); err != nil {
+	if err := mountDisk(filepath.Join(dir, "disk.img"), filepath.Join(variable, "lib/rawblock-csi")); err != nil {
 		return err
 	}
 	for _, step := range []struct {
@@ -87,7 +87,7 @@ func mount(source, target, kind string, flags uintptr) error {
 	return nil
 }
 
-func makeFolders(variable string) error {
+func makeDirs(variable string) error {
 	errs := []error{}
 	for _, name := range []string{"lib/cluster/bin", "lib/kubelet", "lib/containerd", "lib/rawblock-csi", "log", "tmp", "cache"} {
 		errs = append(errs, os.MkdirAll(filepath.Join(variable, name), 0o755))

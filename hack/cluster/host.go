@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// This is what a cluster has on the host beside its folder and its bridge.
+// This is what a cluster has on the host beside its directory and its bridge.
 
 // cgroupName is the name of the cgroup, in each hierarchy, that has one for each node.
 const cgroupName = "rawblock-cluster"
@@ -48,12 +48,12 @@ func (m machine) makeCgroup() error {
 	}
 	for _, root := range roots {
 		for _, name := range []string{cgroupName, m.cgroup()} {
-			folder := filepath.Join(root, name)
-			if err := os.Mkdir(folder, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+			dir := filepath.Join(root, name)
+			if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 				return err
 			}
-			if err := inherit(folder); err != nil {
-				return fmt.Errorf("set up %s: %w", folder, err)
+			if err := inherit(dir); err != nil {
+				return fmt.Errorf("set up %s: %w", dir, err)
 			}
 		}
 	}
@@ -62,17 +62,17 @@ func (m machine) makeCgroup() error {
 
 // inheritProcessors gives a cgroup of version 1 what it needs before a process can
 // be in it: the processors and the memory nodes of its parent.
-func inheritProcessors(folder string) error {
+func inheritProcessors(dir string) error {
 	for _, name := range []string{"cpuset.cpus", "cpuset.mems"} {
-		own, err := os.ReadFile(filepath.Join(folder, name))
+		own, err := os.ReadFile(filepath.Join(dir, name))
 		if errors.Is(err, fs.ErrNotExist) || err == nil && strings.TrimSpace(string(own)) != "" {
 			continue // Another hierarchy, or done.
 		}
-		parents, err := os.ReadFile(filepath.Join(filepath.Dir(folder), name))
+		parents, err := os.ReadFile(filepath.Join(filepath.Dir(dir), name))
 		if err != nil {
 			return err
 		}
-		if err := os.WriteFile(filepath.Join(folder, name), parents, 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, name), parents, 0o600); err != nil {
 			return err
 		}
 	}
@@ -80,8 +80,8 @@ func inheritProcessors(folder string) error {
 }
 
 // inheritControllers lets a cgroup of version 2 have all controllers of its parent.
-func inheritControllers(folder string) error {
-	parent := filepath.Dir(folder)
+func inheritControllers(dir string) error {
+	parent := filepath.Dir(dir)
 	controllers, err := os.ReadFile(filepath.Join(parent, "cgroup.controllers"))
 	if err != nil {
 		return err
@@ -110,10 +110,10 @@ func removeCgroups(ctx context.Context, name string) error {
 	return nil
 }
 
-// removeCgroup removes the folders of a cgroup, the lowest first. Its files cannot
+// removeCgroup removes the directories of a cgroup, the lowest first. Its files cannot
 // be removed, and need not be.
-func removeCgroup(folder string) error {
-	children, err := os.ReadDir(folder)
+func removeCgroup(dir string) error {
+	children, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -122,12 +122,12 @@ func removeCgroup(folder string) error {
 	}
 	for _, child := range children {
 		if child.IsDir() {
-			if err := removeCgroup(filepath.Join(folder, child.Name())); err != nil {
+			if err := removeCgroup(filepath.Join(dir, child.Name())); err != nil {
 				return err
 			}
 		}
 	}
-	return os.Remove(folder)
+	return os.Remove(dir)
 }
 
 // sysctls are what kubelet sets, for the whole machine (setupKernelTunables in

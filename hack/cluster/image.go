@@ -87,7 +87,7 @@ func (c *cluster) pluginImage(ctx context.Context) (image, error) {
 	if err != nil {
 		version = []byte("unknown")
 	}
-	// Not in the folder of the cluster: a build that goes on after this process was
+	// Not in the directory of the cluster: a build that goes on after this process was
 	// killed must not make it again.
 	commands := filepath.Join(c.cache, "tree", "commands")
 	// A command that is no more would be in the image.
@@ -154,15 +154,15 @@ func applets(ctx context.Context) ([]entry, error) {
 	return entries, nil
 }
 
-// files are those of a folder.
-func files(folder string) ([]entry, error) {
-	found, err := os.ReadDir(folder)
+// files are those of a directory.
+func files(dir string) ([]entry, error) {
+	found, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, err
 	}
 	var entries []entry
 	for _, file := range found {
-		content, err := os.ReadFile(filepath.Join(folder, file.Name()))
+		content, err := os.ReadFile(filepath.Join(dir, file.Name()))
 		if err != nil {
 			return nil, err
 		}
@@ -222,7 +222,7 @@ func pack(entries []entry) ([]byte, error) {
 	return archive.Bytes(), nil
 }
 
-// writeFile writes a file whole or not at all, and makes its folder.
+// writeFile writes a file whole or not at all, and makes its directory.
 func writeFile(path string, content []byte) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err

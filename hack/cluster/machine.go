@@ -25,11 +25,11 @@ type machine struct {
 	pods string
 }
 
-// configFolder is where a machine has its programs' configuration, and
-// binaryFolder the programs.
+// configDir is where a machine has its programs' configuration, and
+// binaryDir the programs.
 const (
-	configFolder = "/var/lib/cluster"
-	binaryFolder = "/var/lib/cluster/bin"
+	configDir = "/var/lib/cluster"
+	binaryDir = "/var/lib/cluster/bin"
 )
 
 func (c *cluster) control() machine {

@@ -87,13 +87,13 @@ func (m machine) run(ctx context.Context, command string, args []string) error {
 
 // cluster is where everything is.
 type cluster struct {
-	// folder has whatever belongs to a cluster that is up. Without it there is none.
-	folder string
+	// dir has whatever belongs to a cluster that is up. Without it there is none.
+	dir string
 	// cache keeps what was built, by its version, also when the cluster is down.
 	cache string
 	// repository is the plugin's source.
 	repository string
-	// overlay is the folder in the repository with what is deployed of the plugin.
+	// overlay is the directory in the repository with what is deployed of the plugin.
 	overlay string
 	// sharedLibraries has the sidecars built with other libraries than their releases.
 	sharedLibraries bool
@@ -109,12 +109,12 @@ func newCluster() (*cluster, error) {
 	}
 	user, _ := os.UserCacheDir() // Without one it is found below.
 	cache := cmp.Or(os.Getenv("RAWBLOCK_CACHE"), filepath.Join(user, "rawblock-csi"))
-	folder := cmp.Or(os.Getenv("RAWBLOCK_CLUSTER"), "/var/lib/rawblock-cluster")
-	if !filepath.IsAbs(folder) || !filepath.IsAbs(cache) {
-		return nil, fmt.Errorf("RAWBLOCK_CLUSTER=%s and RAWBLOCK_CACHE=%s must be absolute paths", folder, cache)
+	dir := cmp.Or(os.Getenv("RAWBLOCK_CLUSTER"), "/var/lib/rawblock-cluster")
+	if !filepath.IsAbs(dir) || !filepath.IsAbs(cache) {
+		return nil, fmt.Errorf("RAWBLOCK_CLUSTER=%s and RAWBLOCK_CACHE=%s must be absolute paths", dir, cache)
 	}
 	return &cluster{
-		folder:     filepath.Clean(folder),
+		dir:        filepath.Clean(dir),
 		cache:      filepath.Clean(cache),
 		repository: repository,
 		overlay:    cmp.Or(os.Getenv("RAWBLOCK_OVERLAY"), defaultOverlay),
@@ -156,7 +156,7 @@ func (c *cluster) alone(ctx context.Context, do func(context.Context) error) err
 }
 
 func (c *cluster) path(names ...string) string {
-	return filepath.Join(append([]string{c.folder}, names...)...)
+	return filepath.Join(append([]string{c.dir}, names...)...)
 }
 
 // env prints what a shell needs to speak to the cluster.

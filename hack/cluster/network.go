@@ -22,8 +22,8 @@ const (
 
 // bridgePlugin is where Debian's containernetworking-plugins puts it.
 const (
-	pluginFolder = "/usr/lib/cni"
-	bridgePlugin = pluginFolder + "/bridge"
+	pluginDir    = "/usr/lib/cni"
+	bridgePlugin = pluginDir + "/bridge"
 )
 
 // makeBridge makes the bridge on the host.

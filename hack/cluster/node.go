@@ -19,16 +19,16 @@ sandbox_image = "` + pauseImage + `"
 # Not every machine lets root lower an oom_score_adj (CAP_SYS_RESOURCE).
 restrict_oom_score_adj = true
 [plugins."io.containerd.grpc.v1.cri".cni]
-bin_dir = "` + pluginFolder + `"
-conf_dir = "` + networkFolder + `"
+bin_dir = "` + pluginDir + `"
+conf_dir = "` + networkDir + `"
 `
 
-// networkFolder has the configuration of the pods' network.
-const networkFolder = "/var/lib/cni/net.d"
+// networkDir has the configuration of the pods' network.
+const networkDir = "/var/lib/cni/net.d"
 
 // nodePrograms is what runs on a node, in the order in which it is started.
 func (m machine) nodePrograms() []service {
-	config := func(name string) string { return configFolder + "/" + name }
+	config := func(name string) string { return configDir + "/" + name }
 	return []service{
 		{name: "containerd", ready: m.containerdReady, command: []string{"containerd", "--config", config("containerd.toml")}},
 		{name: "kubelet", ready: m.answers("http://127.0.0.1:10248/healthz"), command: []string{
@@ -48,24 +48,24 @@ func (m machine) nodePrograms() []service {
 // configureNode writes the configuration of a node's programs.
 func (m machine) configureNode() error {
 	return errors.Join(
-		writeFile(m.path(configFolder, "containerd.toml"), []byte(containerdConfig)),
-		writeObject(m.path(networkFolder, "rawblock.conflist"), m.podNetwork()),
-		writeObject(m.path(configFolder, "kubelet.json"), m.kubeletConfig()),
-		writeObject(m.path(configFolder, "kube-proxy.json"), m.proxyConfig()),
+		writeFile(m.path(configDir, "containerd.toml"), []byte(containerdConfig)),
+		writeObject(m.path(networkDir, "rawblock.conflist"), m.podNetwork()),
+		writeObject(m.path(configDir, "kubelet.json"), m.kubeletConfig()),
+		writeObject(m.path(configDir, "kube-proxy.json"), m.proxyConfig()),
 		m.makeCgroup(),
 	)
 }
 
-// kubeletConfig has kubelet's own folders and limits wherever a node of a test
+// kubeletConfig has kubelet's own directories and limits wherever a node of a test
 // machine can have them.
 func (m machine) kubeletConfig() object {
 	return object{
 		"apiVersion":               "kubelet.config.k8s.io/v1beta1",
 		"kind":                     "KubeletConfiguration",
 		"containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
-		"tlsCertFile":              configFolder + "/kubelet.crt",
-		"tlsPrivateKeyFile":        configFolder + "/kubelet.key",
-		"authentication":           object{"x509": object{"clientCAFile": configFolder + "/ca.crt"}},
+		"tlsCertFile":              configDir + "/kubelet.crt",
+		"tlsPrivateKeyFile":        configDir + "/kubelet.key",
+		"authentication":           object{"x509": object{"clientCAFile": configDir + "/ca.crt"}},
 		"cgroupDriver":             "cgroupfs",
 		"cgroupRoot":               "/" + m.cgroup(),
 		"failCgroupV1":             false,
@@ -94,7 +94,7 @@ func (m machine) proxyConfig() object {
 		"kind":               "KubeProxyConfiguration",
 		"mode":               "nftables",
 		"hostnameOverride":   m.name,
-		"clientConnection":   object{"kubeconfig": configFolder + "/kube-proxy.kubeconfig"},
+		"clientConnection":   object{"kubeconfig": configDir + "/kube-proxy.kubeconfig"},
 		"bindAddress":        "0.0.0.0",
 		"metricsBindAddress": "127.0.0.1:10249",
 		// These are the host's limits, which a network namespace cannot set.

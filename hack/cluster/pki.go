@@ -17,10 +17,10 @@ import (
 	"time"
 )
 
-// pki is a folder with the keys and certificates of a cluster. kubeadm makes the
+// pki is a directory with the keys and certificates of a cluster. kubeadm makes the
 // same ones (https://kubernetes.io/docs/setup/best-practices/certificates/).
 type pki struct {
-	folder      string
+	dir         string
 	authority   *x509.Certificate
 	certificate []byte
 	key         crypto.Signer
@@ -35,7 +35,7 @@ type subject struct {
 
 // newPKI makes the authority that signs what issue issues. Its key is nowhere but
 // in this process: all that it ever signs is made at the same time.
-func newPKI(folder string) (*pki, error) {
+func newPKI(dir string) (*pki, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, err
@@ -50,8 +50,8 @@ func newPKI(folder string) (*pki, error) {
 	if authority, err = x509.ParseCertificate(certificate); err != nil {
 		return nil, err
 	}
-	p := &pki{folder: folder, authority: authority, certificate: encode("CERTIFICATE", certificate), key: key}
-	return p, writeFile(filepath.Join(folder, "ca.crt"), p.certificate)
+	p := &pki{dir: dir, authority: authority, certificate: encode("CERTIFICATE", certificate), key: key}
+	return p, writeFile(filepath.Join(dir, "ca.crt"), p.certificate)
 }
 
 func template(name pkix.Name) *x509.Certificate {
@@ -85,8 +85,8 @@ func (p *pki) issue(s subject) (key, certificate []byte, err error) {
 	}
 	certificate = encode("CERTIFICATE", signed)
 	return encoded, certificate, errors.Join(
-		writeFile(filepath.Join(p.folder, s.file+".key"), encoded),
-		writeFile(filepath.Join(p.folder, s.file+".crt"), certificate))
+		writeFile(filepath.Join(p.dir, s.file+".key"), encoded),
+		writeFile(filepath.Join(p.dir, s.file+".crt"), certificate))
 }
 
 // issueTokenKey writes the pair of keys that service accounts' tokens are signed and checked with.
@@ -100,8 +100,8 @@ func (p *pki) issueTokenKey() error {
 		return err
 	}
 	return errors.Join(
-		writeFile(filepath.Join(p.folder, "sa.key"), key),
-		writeFile(filepath.Join(p.folder, "sa.pub"), encode("PUBLIC KEY", public)))
+		writeFile(filepath.Join(p.dir, "sa.key"), key),
+		writeFile(filepath.Join(p.dir, "sa.pub"), encode("PUBLIC KEY", public)))
 }
 
 func newKey() (crypto.Signer, []byte, error) {
@@ -146,7 +146,7 @@ func (c *cluster) writeCredentials() error {
 		return err
 	}
 	control := c.control()
-	p, err := newPKI(control.path(configFolder))
+	p, err := newPKI(control.path(configDir))
 	if err != nil {
 		return err
 	}
@@ -162,7 +162,7 @@ func (c *cluster) writeCredentials() error {
 		errs = append(errs, err)
 	}
 	for _, name := range []string{"kube-controller-manager", "kube-scheduler"} {
-		errs = append(errs, p.writeKubeconfig(control.path(configFolder, name+".kubeconfig"), subject{file: name, name: "system:" + name}))
+		errs = append(errs, p.writeKubeconfig(control.path(configDir, name+".kubeconfig"), subject{file: name, name: "system:" + name}))
 	}
 	for _, node := range c.nodes() {
 		errs = append(errs, p.writeNodeCredentials(node))
@@ -174,13 +174,13 @@ func (c *cluster) writeCredentials() error {
 // writeNodeCredentials makes those of a node's kubelet and kube-proxy.
 func (p *pki) writeNodeCredentials(node machine) error {
 	of := *p
-	of.folder = node.path(configFolder)
+	of.dir = node.path(configDir)
 	kubelet := subject{
 		file: "kubelet", name: "system:node:" + node.name, group: "system:nodes",
 		hosts: []string{node.name}, addresses: []string{node.address},
 	}
 	return errors.Join(
-		writeFile(filepath.Join(of.folder, "ca.crt"), p.certificate),
-		of.writeKubeconfig(filepath.Join(of.folder, "kubelet.kubeconfig"), kubelet),
-		of.writeKubeconfig(filepath.Join(of.folder, "kube-proxy.kubeconfig"), subject{file: "kube-proxy", name: "system:kube-proxy"}))
+		writeFile(filepath.Join(of.dir, "ca.crt"), p.certificate),
+		of.writeKubeconfig(filepath.Join(of.dir, "kubelet.kubeconfig"), kubelet),
+		of.writeKubeconfig(filepath.Join(of.dir, "kube-proxy.kubeconfig"), subject{file: "kube-proxy", name: "system:kube-proxy"}))
 }

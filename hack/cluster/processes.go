@@ -156,5 +156,5 @@ func (m machine) kill(ctx context.Context, name, signal string) error {
 
 // binary is the path of one of our programs on a machine.
 func (m machine) binary(name string) string {
-	return filepath.Join(binaryFolder, filepath.Base(m.cluster.binary(name)))
+	return filepath.Join(binaryDir, filepath.Base(m.cluster.binary(name)))
 }

@@ -113,8 +113,8 @@ func (c *cluster) down(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := os.RemoveAll(c.folder); err != nil {
-		return fmt.Errorf("remove %s: %w", c.folder, err)
+	if err := os.RemoveAll(c.dir); err != nil {
+		return fmt.Errorf("remove %s: %w", c.dir, err)
 	}
 	say("Nothing is left of the cluster. What was built is in %s.", c.cache)
 	return nil

@@ -27,7 +27,7 @@ const (
 type source struct {
 	module, version string
 	// siblings is the version of the modules in the same repository, which the
-	// module's go.mod replaces by folders.
+	// module's go.mod replaces by directories.
 	siblings string
 	// shared has it built with the libraries of the cluster's Kubernetes, and not
 	// with those of its release.
@@ -56,8 +56,8 @@ var (
 type program struct {
 	name string
 	source
-	// folder is the package's in the module.
-	folder string
+	// dir is the package's in the module.
+	dir string
 	// image is what an image of it is called, without its version. Empty: it needs none.
 	image string
 	// test says that it is the tests of the package.
@@ -77,17 +77,17 @@ func (c *cluster) programs() []program {
 // programs are what is built of which release.
 var programs = []program{
 	{name: "etcd", source: etcd},
-	{name: "csi-provisioner", source: provisioner, folder: "cmd/csi-provisioner", image: "registry.k8s.io/sig-storage/csi-provisioner"},
-	{name: "csi-resizer", source: resizer, folder: "cmd/csi-resizer", image: "registry.k8s.io/sig-storage/csi-resizer"},
-	{name: "csi-snapshotter", source: snapshotter, folder: "cmd/csi-snapshotter", image: "registry.k8s.io/sig-storage/csi-snapshotter"},
-	{name: "snapshot-controller", source: snapshotter, folder: "cmd/snapshot-controller", image: "registry.k8s.io/sig-storage/snapshot-controller"},
-	{name: "kubectl", source: kubernetes, folder: "cmd/kubectl"},
-	{name: "kube-proxy", source: kubernetes, folder: "cmd/kube-proxy"},
-	{name: "kube-scheduler", source: kubernetes, folder: "cmd/kube-scheduler"},
-	{name: "kube-controller-manager", source: kubernetes, folder: "cmd/kube-controller-manager"},
-	{name: "kube-apiserver", source: kubernetes, folder: "cmd/kube-apiserver"},
-	{name: "kubelet", source: kubernetes, folder: "cmd/kubelet"},
-	{name: "helm", source: helm, folder: "cmd/helm"},
+	{name: "csi-provisioner", source: provisioner, dir: "cmd/csi-provisioner", image: "registry.k8s.io/sig-storage/csi-provisioner"},
+	{name: "csi-resizer", source: resizer, dir: "cmd/csi-resizer", image: "registry.k8s.io/sig-storage/csi-resizer"},
+	{name: "csi-snapshotter", source: snapshotter, dir: "cmd/csi-snapshotter", image: "registry.k8s.io/sig-storage/csi-snapshotter"},
+	{name: "snapshot-controller", source: snapshotter, dir: "cmd/snapshot-controller", image: "registry.k8s.io/sig-storage/snapshot-controller"},
+	{name: "kubectl", source: kubernetes, dir: "cmd/kubectl"},
+	{name: "kube-proxy", source: kubernetes, dir: "cmd/kube-proxy"},
+	{name: "kube-scheduler", source: kubernetes, dir: "cmd/kube-scheduler"},
+	{name: "kube-controller-manager", source: kubernetes, dir: "cmd/kube-controller-manager"},
+	{name: "kube-apiserver", source: kubernetes, dir: "cmd/kube-apiserver"},
+	{name: "kubelet", source: kubernetes, dir: "cmd/kubelet"},
+	{name: "helm", source: helm, dir: "cmd/helm"},
 }
 
 // linkerFlags put the version into the program, as each one's own build does.

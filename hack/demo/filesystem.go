@@ -14,9 +14,9 @@ import (
 const filesystemSize = 1 << 30
 
 // makeFilesystem gives the pool a filesystem of its own, on which files can share
-// their data, whatever the temporary folder is on.
+// their data, whatever the temporary directory is on.
 func (d *demo) makeFilesystem(ctx context.Context) error {
-	image, folder := d.path("disk"), d.pool()
+	image, dir := d.path("disk"), d.pool()
 	d.did("truncate --size=%d %s", filesystemSize, image)
 	if err := os.WriteFile(image, nil, 0o600); err != nil {
 		return err
@@ -24,14 +24,14 @@ func (d *demo) makeFilesystem(ctx context.Context) error {
 	if err := os.Truncate(image, filesystemSize); err != nil {
 		return err
 	}
-	if err := os.Mkdir(folder, 0o700); err != nil {
+	if err := os.Mkdir(dir, 0o700); err != nil {
 		return err
 	}
 	if err := d.command(ctx, "mkfs.xfs", "-q", image); err != nil {
 		return err
 	}
 	d.later(d.unmount)
-	return d.command(ctx, "mount", "-t", "xfs", "-o", "loop", image, folder)
+	return d.command(ctx, "mount", "-t", "xfs", "-o", "loop", image, dir)
 }
 
 // unmount also ends the loop device that mount(8) has made.
@@ -42,7 +42,7 @@ func (d *demo) unmount(ctx context.Context) error {
 	return nil
 }
 
-// pool is the folder of the pool.
+// pool is the directory of the pool.
 func (d *demo) pool() string { return d.path("files") }
 
 // command runs a program of this machine.

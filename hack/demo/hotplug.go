@@ -95,7 +95,7 @@ func (d *demo) startRunning(ctx context.Context, v2 bool) error {
 		return err
 	}
 	d.did("runc run --detach --bundle %s", d.path(name))
-	container, err := oci.Start(ctx, oci.Config{Folder: d.path(name), Prefix: filepath.Base(d.folder), CgroupV2: v2})
+	container, err := oci.Start(ctx, oci.Config{Dir: d.path(name), Prefix: filepath.Base(d.dir), CgroupV2: v2})
 	if err != nil {
 		return err
 	}

@@ -37,7 +37,7 @@ func (d *demo) compare(whileItRan inventory) error {
 	d.next("Count what has the demo's name: while it ran, and now.")
 	d.saw("%13s then now", "")
 	var errs []error
-	for i, now := range takeInventory(filepath.Base(d.folder)) {
+	for i, now := range takeInventory(filepath.Base(d.dir)) {
 		d.saw("%-13s %4d %3d", now.kind, len(whileItRan[i].items), len(now.items))
 		for _, item := range now.items {
 			errs = append(errs, fmt.Errorf("left behind among the %s: %s", now.kind, item))
@@ -67,10 +67,10 @@ func loops(is func(backing string) bool) (found []string) {
 // processes finds a process by its command line, or by the cgroup of its
 // container. One that has ended, and was not waited for yet, has no command line.
 func processes(is func(text string) bool) (found []string) {
-	for _, folder := range glob("/proc/[0-9]*") {
-		commandLine := content(folder + "/cmdline")
-		if is(commandLine) || commandLine != "" && is(content(folder+"/cgroup")) {
-			found = append(found, filepath.Base(folder))
+	for _, dir := range glob("/proc/[0-9]*") {
+		commandLine := content(dir + "/cmdline")
+		if is(commandLine) || commandLine != "" && is(content(dir+"/cgroup")) {
+			found = append(found, filepath.Base(dir))
 		}
 	}
 	return found

@@ -1,4 +1,4 @@
-// Command demo shows what the plugin does, in a folder that it makes for itself:
+// Command demo shows what the plugin does, in a directory that it makes for itself:
 // it calls the real plugin as external-provisioner, kubelet and an administrator do,
 // and starts real containers as a container runtime does. Then it takes everything
 // down and counts what is left. There are two stories: the life of a volume, and hot
@@ -24,9 +24,9 @@ type demo struct {
 	screen
 	// binary is the plugin's, and tool that of rawblockctl.
 	binary, tool string
-	// folder holds all files. Its name is like no other, and is part of the name
+	// dir holds all files. Its name is like no other, and is part of the name
 	// of whatever the demo makes, and so of whatever it might leave behind.
-	folder string
+	dir    string
 	plugin *plugin
 	// claim is the volume of pod-1, and restored that of pod-2.
 	claim, restored volume
@@ -52,8 +52,8 @@ type step struct {
 // volumeStory is the demo: what each step is about, and the step.
 func (d *demo) volumeStory() []step {
 	return []step{
-		{"Make a folder for volumes, on XFS: a snapshot shares its data with the volume there, and can be made while a pod writes.", d.makeFilesystem},
-		{"Start the plugin with one pool, in that folder. It listens where kubelet would call it.", d.startPlugin},
+		{"Make a directory for volumes, on XFS: a snapshot shares its data with the volume there, and can be made while a pod writes.", d.makeFilesystem},
+		{"Start the plugin with one pool, in that directory. It listens where kubelet would call it.", d.startPlugin},
 		{"Ask the plugin which node it is on. The scheduler places pods by the answer.", d.askForNode},
 		{"Somebody claims 64 MiB with volumeMode: Block. External-provisioner asks the plugin for a volume.", d.createClaim},
 		{"The volume is a file, and all of its space is taken already: no write of a pod can meet a full filesystem.", d.lookAtFile},
@@ -94,14 +94,14 @@ func (d *demo) run(ctx context.Context, story []step) error {
 	if err := d.checkMachine(); err != nil {
 		return err
 	}
-	folder, err := os.MkdirTemp("", "rawblock-demo-")
+	dir, err := os.MkdirTemp("", "rawblock-demo-")
 	if err != nil {
-		return fmt.Errorf("make a folder: %w", err)
+		return fmt.Errorf("make a directory: %w", err)
 	}
-	d.screen, d.folder = newScreen(folder), folder
-	d.later(d.removeFolder)
+	d.screen, d.dir = newScreen(dir), dir
+	d.later(d.removeDir)
 	err = d.tell(ctx, story)
-	whileItRan := takeInventory(filepath.Base(folder))
+	whileItRan := takeInventory(filepath.Base(dir))
 	return errors.Join(err, d.takeDown(ctx), d.compare(whileItRan))
 }
 
@@ -125,7 +125,7 @@ func (d *demo) checkMachine() error {
 
 // tell goes through a story until its end, an error, or Ctrl-C.
 func (d *demo) tell(ctx context.Context, story []step) error {
-	fmt.Println("All files of this demo are in DEMO=" + d.folder)
+	fmt.Println("All files of this demo are in DEMO=" + d.dir)
 	fmt.Println("A line with > shows what is done, as a command or as a call of the plugin.")
 	for _, step := range story {
 		if ctx.Err() != nil {
@@ -165,10 +165,10 @@ func toItsEnd(ctx context.Context, do action) error {
 	return do(ctx)
 }
 
-func (d *demo) removeFolder(context.Context) error {
+func (d *demo) removeDir(context.Context) error {
 	d.did("rm -r $DEMO")
-	if err := os.RemoveAll(d.folder); err != nil {
-		return fmt.Errorf("remove the folder: %w", err)
+	if err := os.RemoveAll(d.dir); err != nil {
+		return fmt.Errorf("remove the directory: %w", err)
 	}
 	return nil
 }

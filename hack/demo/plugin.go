@@ -108,7 +108,7 @@ func (d *demo) waitForPlugin(ctx context.Context) error {
 }
 
 // revive starts the plugin again where it has ended before its time. It finds
-// its volumes in the folder of the pool, and what is published in the mount table
+// its volumes in the directory of the pool, and what is published in the mount table
 // and in its records.
 func (d *demo) revive(ctx context.Context) error {
 	select {
@@ -138,5 +138,5 @@ func (d *demo) stopPlugin(context.Context) error {
 
 // path is that of a file of the demo.
 func (d *demo) path(names ...string) string {
-	return filepath.Join(append([]string{d.folder}, names...)...)
+	return filepath.Join(append([]string{d.dir}, names...)...)
 }

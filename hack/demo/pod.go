@@ -59,7 +59,7 @@ func (d *demo) startPod(ctx context.Context, name string, v volume) (pod, error)
 	}
 	d.did("runc run --detach --bundle %s", bundle)
 	container, err := oci.Start(ctx, oci.Config{
-		Folder: bundle, Prefix: filepath.Base(d.folder), Devices: []oci.Device{device},
+		Dir: bundle, Prefix: filepath.Base(d.dir), Devices: []oci.Device{device},
 	})
 	if err != nil {
 		return pod{}, err

@@ -9,12 +9,12 @@ import (
 type screen struct {
 	// number is that of the present step.
 	number int
-	// shorten writes $DEMO for the demo's folder.
+	// shorten writes $DEMO for the demo's directory.
 	shorten *strings.Replacer
 }
 
-func newScreen(folder string) screen {
-	return screen{shorten: strings.NewReplacer(folder, "$DEMO")}
+func newScreen(dir string) screen {
+	return screen{shorten: strings.NewReplacer(dir, "$DEMO")}
 }
 
 // next begins a step.

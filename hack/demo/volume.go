@@ -54,10 +54,10 @@ func (d *demo) showLoop(v volume) error {
 
 // showFacts shows files of a block device in sysfs.
 func (d *demo) showFacts(device string, files ...string) error {
-	folder := filepath.Join("/sys/block", device)
-	d.did("cd %s; grep . %s", folder, strings.Join(files, " "))
+	dir := filepath.Join("/sys/block", device)
+	d.did("cd %s; grep . %s", dir, strings.Join(files, " "))
 	for _, file := range files {
-		text, err := os.ReadFile(filepath.Join(folder, file))
+		text, err := os.ReadFile(filepath.Join(dir, file))
 		if err != nil {
 			return err
 		}
@@ -143,7 +143,7 @@ func (d *demo) unpublish(ctx context.Context, v volume, target string) error {
 	return nil
 }
 
-// staging is the staging folder that kubelet gives to the volume.
+// staging is the staging directory that kubelet gives to the volume.
 func (d *demo) staging(v volume) string {
 	return d.path("kubelet/plugins/kubernetes.io/csi/volumeDevices/staging", v.name)
 }

@@ -27,21 +27,21 @@ import (
 
 func main() {
 	check := flag.Bool("check", false, "draw nothing, and fail where a picture is not that of its source")
-	folder := flag.String("folder", "../../docs/diagrams", "where the sources are")
+	dir := flag.String("directory", "../../docs/diagrams", "where the sources are")
 	flag.Parse()
-	if err := run(*folder, *check); err != nil {
+	if err := run(*dir, *check); err != nil {
 		fmt.Fprintln(os.Stderr, "diagrams:", err)
 		os.Exit(1)
 	}
 }
 
-func run(folder string, check bool) error {
-	sources, err := filepath.Glob(filepath.Join(folder, "*.d2"))
+func run(dir string, check bool) error {
+	sources, err := filepath.Glob(filepath.Join(dir, "*.d2"))
 	if err != nil {
 		return err
 	}
 	if len(sources) == 0 {
-		return fmt.Errorf("there is no *.d2 in %s", folder)
+		return fmt.Errorf("there is no *.d2 in %s", dir)
 	}
 	ctx := log.With(context.Background(), slog.New(slog.DiscardHandler))
 	var failed error

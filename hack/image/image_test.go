@@ -12,14 +12,14 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/validate"
 )
 
-// The same source gives the same digest in another folder, with nothing of the
+// The same source gives the same digest in another directory, with nothing of the
 // first build in the cache.
 func TestSameDigestTwice(t *testing.T) {
 	t.Setenv("SOURCE_DATE_EPOCH", "1700000000")
 	first, second := t.TempDir(), t.TempDir()
-	build := func(source, folder string) {
+	build := func(source, dir string) {
 		t.Helper()
-		args := []string{"-source", source, "-o", filepath.Join(folder, "dist"), "-version", "v0.0.1", "-platforms", "linux/amd64"}
+		args := []string{"-source", source, "-o", filepath.Join(dir, "dist"), "-version", "v0.0.1", "-platforms", "linux/amd64"}
 		if err := run(t.Context(), args); err != nil {
 			t.Fatal(err)
 		}

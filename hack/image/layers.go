@@ -18,7 +18,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
-// image makes the image of the commands in a folder, as the Dockerfile does, and an
+// image makes the image of the commands in a directory, as the Dockerfile does, and an
 // archive of it.
 func (b *build) image(commands string, platform v1.Platform) (v1.Image, error) {
 	content, err := b.archive(commands)
@@ -69,17 +69,17 @@ func (b *build) config(image v1.Image, platform v1.Platform) *v1.ConfigFile {
 	return config
 }
 
-// archive returns the files of a folder as a layer has them: with one time and
+// archive returns the files of a directory as a layer has them: with one time and
 // one owner.
-func (b *build) archive(folder string) ([]byte, error) {
-	entries, err := os.ReadDir(folder)
+func (b *build) archive(dir string) ([]byte, error) {
+	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, err
 	}
 	var content bytes.Buffer
 	writer := tar.NewWriter(&content)
 	for _, entry := range entries {
-		data, err := os.ReadFile(filepath.Join(folder, entry.Name()))
+		data, err := os.ReadFile(filepath.Join(dir, entry.Name()))
 		if err != nil {
 			return nil, err
 		}

@@ -4,7 +4,7 @@
 //
 //	go run . -version v1.2.3 -platforms linux/amd64,linux/arm64 -o dist
 //
-// The folder then has an OCI image layout (image/), which skopeo, crane and oras
+// The directory then has an OCI image layout (image/), which skopeo, crane and oras
 // push, an archive for each architecture, which docker load and ctr images import
 // read, and its components in CycloneDX.
 package main
@@ -35,7 +35,7 @@ func main() {
 
 // build is what is to be built.
 type build struct {
-	// source is the folder of the module, output where everything goes.
+	// source is the directory of the module, output where everything goes.
 	source, output string
 	// name and version are those of the image.
 	name, version string
@@ -45,8 +45,8 @@ type build struct {
 
 func run(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("image", flag.ContinueOnError)
-	source := flags.String("source", "../..", "folder of the module")
-	output := flags.String("o", "dist", "folder that gets what is built; it must not exist")
+	source := flags.String("source", "../..", "directory of the module")
+	output := flags.String("o", "dist", "directory that gets what is built; it must not exist")
 	name := flags.String("name", "ghcr.io/rawblock-csi/rawblock-csi", "name of the image")
 	version := flags.String("version", "", "version of the image; by default that of the commit")
 	platforms := flags.String("platforms", "linux/amd64,linux/arm64", "what it is built for")
@@ -94,8 +94,8 @@ func (b *build) complete(ctx context.Context) error {
 	return nil
 }
 
-func git(ctx context.Context, folder string, args ...string) (string, error) {
-	output, err := exec.CommandContext(ctx, "git", append([]string{"-C", folder}, args...)...).Output()
+func git(ctx context.Context, dir string, args ...string) (string, error) {
+	output, err := exec.CommandContext(ctx, "git", append([]string{"-C", dir}, args...)...).Output()
 	if err != nil {
 		return "", fmt.Errorf("git %s: %w", args[0], err)
 	}
@@ -126,19 +126,19 @@ func (b *build) all(ctx context.Context, platforms []string) (v1.Hash, error) {
 	return b.index(images)
 }
 
-// compile builds the commands for a platform and returns their folder.
+// compile builds the commands for a platform and returns their directory.
 func (b *build) compile(ctx context.Context, platform v1.Platform) (string, error) {
-	folder, err := filepath.Abs(filepath.Join(b.output, "commands-"+platform.Architecture))
+	dir, err := filepath.Abs(filepath.Join(b.output, "commands-"+platform.Architecture))
 	if err != nil {
 		return "", err
 	}
-	// Neither the folder nor the state of the checkout gets into the binaries.
+	// Neither the directory nor the state of the checkout gets into the binaries.
 	command := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false",
-		"-ldflags", "-s -w -buildid= -X main.version="+b.version, "-o", folder+"/", "./cmd/...")
+		"-ldflags", "-s -w -buildid= -X main.version="+b.version, "-o", dir+"/", "./cmd/...")
 	command.Dir, command.Stderr = b.source, os.Stderr
 	command.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GOOS="+platform.OS, "GOARCH="+platform.Architecture, "GOAMD64=v1", "GOARM64=v8.0")
 	if err := command.Run(); err != nil {
 		return "", fmt.Errorf("build the commands for %s: %w", platform, err)
 	}
-	return folder, nil
+	return dir, nil
 }

@@ -52,10 +52,10 @@ func (a attachments) List(context.Context) ([]hotplug.Attachment, error) { retur
 func serve(t *testing.T, served attachments) (path string, log func() string) {
 	t.Helper()
 	// The paths of sockets must be short (unix(7)).
-	folder, err := os.MkdirTemp("", "rb")
+	dir, err := os.MkdirTemp("", "rb")
 	must(t, err)
-	t.Cleanup(func() { os.RemoveAll(folder) })
-	path = filepath.Join(folder, "state", "admin.sock")
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	path = filepath.Join(dir, "state", "admin.sock")
 	logger := ktesting.NewLogger(t, ktesting.NewConfig(ktesting.Verbosity(2), ktesting.BufferLogs(true)))
 	ctx, stop := context.WithCancel(klog.NewContext(context.WithoutCancel(t.Context()), logger))
 	ended := make(chan error, 1)
@@ -258,15 +258,15 @@ func TestBadRequests(t *testing.T) {
 }
 
 func TestUnreachable(t *testing.T) {
-	folder := t.TempDir()
+	dir := t.TempDir()
 	for name, path := range map[string]string{
-		"no socket":     folder + "/admin.sock",
-		"stale socket":  leaveSocket(t, folder),
-		"no folder":     folder + "/no/admin.sock",
-		"too long":      "/" + strings.Repeat("x", 200),
-		"not a socket":  "/dev/null",
-		"no path":       "",
-		"a folder only": folder,
+		"no socket":        dir + "/admin.sock",
+		"stale socket":     leaveSocket(t, dir),
+		"no directory":     dir + "/no/admin.sock",
+		"too long":         "/" + strings.Repeat("x", 200),
+		"not a socket":     "/dev/null",
+		"no path":          "",
+		"a directory only": dir,
 	} {
 		_, err := admin.NewClient(path).List(t.Context())
 		if !errors.Is(err, admin.ErrUnreachable) || !errors.Is(err, volume.ErrPrecondition) || !strings.Contains(err.Error(), "no plugin answers on "+path) {
@@ -289,9 +289,9 @@ func TestServeTakesNothingAway(t *testing.T) {
 }
 
 // leaveSocket makes a socket that nobody listens on any more.
-func leaveSocket(t *testing.T, folder string) string {
+func leaveSocket(t *testing.T, dir string) string {
 	t.Helper()
-	path := filepath.Join(folder, "stale.sock")
+	path := filepath.Join(dir, "stale.sock")
 	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: path})
 	must(t, err)
 	listener.SetUnlinkOnClose(false) // As when its process is killed.
@@ -336,12 +336,12 @@ func TestClientGoesAway(t *testing.T) {
 // A plugin that is stopped answers the calls that run.
 func TestStop(t *testing.T) {
 	begun, finish := make(chan bool), make(chan bool)
-	folder, err := os.MkdirTemp("", "rb")
+	dir, err := os.MkdirTemp("", "rb")
 	must(t, err)
-	defer os.RemoveAll(folder)
+	defer os.RemoveAll(dir)
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	path := filepath.Join(folder, "admin.sock")
+	path := filepath.Join(dir, "admin.sock")
 	go func() {
 		ended <- admin.Serve(ctx, path, attachments{attach: func(ctx context.Context, _ hotplug.Request) (hotplug.Attachment, error) {
 			begun <- true

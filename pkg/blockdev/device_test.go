@@ -28,18 +28,18 @@ func TestOpen(t *testing.T) {
 		want error
 		says string
 	}{
-		"node":              {disk.Path, nil, ""},
-		"link":              {dir + "/link", nil, ""},
-		"missing":           {dir + "/missing", volume.ErrNotFound, "no device at " + dir + "/missing"},
-		"below a file":      {dir + "/file/x", volume.ErrNotFound, "no device at"},
-		"dangling link":     {dir + "/dangling", volume.ErrNotFound, "no device at"},
-		"no driver":         {dir + "/nobody", volume.ErrNotFound, "has gone"},
-		"no medium":         {empty.Path, volume.ErrNotFound, "has gone"},
-		"regular file":      {dir + "/file", volume.ErrInvalid, "it is a regular file"},
-		"directory":         {dir, volume.ErrInvalid, "it is a directory"},
-		"character device":  {"/dev/null", volume.ErrInvalid, "it is a character device"},
-		"name is too long":  {"/dev/" + strings.Repeat("x", 300), unix.ENAMETOOLONG, "file name too long"},
-		"folder that loops": {loopOfLinks(t) + "/x", unix.ELOOP, "too many levels of symbolic links"},
+		"node":                 {disk.Path, nil, ""},
+		"link":                 {dir + "/link", nil, ""},
+		"missing":              {dir + "/missing", volume.ErrNotFound, "no device at " + dir + "/missing"},
+		"below a file":         {dir + "/file/x", volume.ErrNotFound, "no device at"},
+		"dangling link":        {dir + "/dangling", volume.ErrNotFound, "no device at"},
+		"no driver":            {dir + "/nobody", volume.ErrNotFound, "has gone"},
+		"no medium":            {empty.Path, volume.ErrNotFound, "has gone"},
+		"regular file":         {dir + "/file", volume.ErrInvalid, "it is a regular file"},
+		"directory":            {dir, volume.ErrInvalid, "it is a directory"},
+		"character device":     {"/dev/null", volume.ErrInvalid, "it is a character device"},
+		"name is too long":     {"/dev/" + strings.Repeat("x", 300), unix.ENAMETOOLONG, "file name too long"},
+		"directory that loops": {loopOfLinks(t) + "/x", unix.ELOOP, "too many levels of symbolic links"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			device, err := blockdev.Open(test.path, sysfs)

@@ -19,7 +19,7 @@ import (
 type Disk struct {
 	// Number is the device number.
 	Number linux.DeviceNumber
-	// Name is the kernel's name, such as sda: that of the folder in /sys/block.
+	// Name is the kernel's name, such as sda: that of the directory in /sys/block.
 	Name string
 	// NodePath is the node that the kernel itself made.
 	NodePath string
@@ -59,12 +59,12 @@ func (s Sysfs) Disks() ([]Disk, error) {
 	}
 	var disks []Disk
 	for _, entry := range entries {
-		folder := s.path("block", entry.Name())
-		if hidden, err := readFlag(folder, "hidden"); err == nil && hidden {
+		dir := s.path("block", entry.Name())
+		if hidden, err := readFlag(dir, "hidden"); err == nil && hidden {
 			continue // One path of several to an NVMe disk: it has no number.
 		}
-		disk := s.readDisk(folder)
-		if _, err := os.Stat(folder); errors.Is(err, fs.ErrNotExist) {
+		disk := s.readDisk(dir)
+		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		disks = append(disks, disk)
@@ -75,14 +75,14 @@ func (s Sysfs) Disks() ([]Disk, error) {
 // IsAttached reports whether the disk that has had a number and a sequence number
 // (Disk.DiskSeq) is still there. For a partition, that is its disk.
 func (s Sysfs) IsAttached(number linux.DeviceNumber, seq uint64) (bool, error) {
-	folder, err := s.disk(number)
+	dir, err := s.disk(number)
 	if errors.Is(err, volume.ErrNotFound) {
 		return false, nil
 	}
 	if err != nil {
 		return false, err
 	}
-	text, err := os.ReadFile(folder + "/diskseq")
+	text, err := os.ReadFile(dir + "/diskseq")
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return seq == 0, nil // It has gone meanwhile, or the kernel has none.
@@ -94,23 +94,23 @@ func (s Sysfs) IsAttached(number linux.DeviceNumber, seq uint64) (bool, error) {
 	return strings.TrimSpace(string(text)) == strconv.FormatUint(seq, 10), nil
 }
 
-func (s Sysfs) readDisk(folder string) Disk {
-	disk := Disk{Name: filepath.Base(folder)}
+func (s Sysfs) readDisk(dir string) Disk {
+	disk := Disk{Name: filepath.Base(dir)}
 	fail := func(err error) Disk {
 		disk.Err = fmt.Errorf("facts of disk %s: %w", disk.Name, err)
 		return disk
 	}
-	if err := disk.readSelf(folder); err != nil {
+	if err := disk.readSelf(dir); err != nil {
 		return fail(err)
 	}
-	if err := s.readIdentity(&disk, folder); err != nil {
+	if err := s.readIdentity(&disk, dir); err != nil {
 		return fail(err)
 	}
-	if err := disk.readUse(folder); err != nil {
+	if err := disk.readUse(dir); err != nil {
 		return fail(err)
 	}
 	// The name or number could have become another disk's half-way.
-	if seq, err := readSeq(folder); err != nil || seq != disk.DiskSeq {
+	if seq, err := readSeq(dir); err != nil || seq != disk.DiskSeq {
 		return fail(errors.Join(err, fmt.Errorf("%w: it was replaced while it was looked at", volume.ErrMismatch)))
 	}
 	return disk
@@ -118,30 +118,30 @@ func (s Sysfs) readDisk(folder string) Disk {
 
 // readSelf reads the facts that the block layer has of each disk
 // (Documentation/ABI/stable/sysfs-block).
-func (d *Disk) readSelf(folder string) error {
-	number, err := readText(folder, "dev")
+func (d *Disk) readSelf(dir string) error {
+	number, err := readText(dir, "dev")
 	if err != nil {
 		return err
 	}
 	if d.Number, err = linux.ParseDeviceNumber(number); err != nil {
 		return err
 	}
-	if d.DiskSeq, err = readSeq(folder); err != nil {
+	if d.DiskSeq, err = readSeq(dir); err != nil {
 		return err
 	}
-	if d.NodePath, err = nodePath(folder); err != nil {
+	if d.NodePath, err = nodePath(dir); err != nil {
 		return err
 	}
-	sectors, err := readNumber(folder, "size")
+	sectors, err := readNumber(dir, "size")
 	if err != nil {
 		return err
 	}
 	d.Size = sectors * 512 // Whatever the block size is.
-	if d.LogicalBlockSize, err = readNumber(folder, "queue/logical_block_size"); err != nil {
+	if d.LogicalBlockSize, err = readNumber(dir, "queue/logical_block_size"); err != nil {
 		return err
 	}
 	for name, flag := range map[string]*bool{"queue/rotational": &d.Rotational, "ro": &d.ReadOnly, "removable": &d.Removable} {
-		if *flag, err = readFlag(folder, name); err != nil {
+		if *flag, err = readFlag(dir, name); err != nil {
 			return err
 		}
 	}
@@ -149,7 +149,7 @@ func (d *Disk) readSelf(folder string) error {
 }
 
 // readIdentity reads what the disk itself and its bus say of it.
-func (s Sysfs) readIdentity(disk *Disk, folder string) error {
+func (s Sysfs) readIdentity(disk *Disk, dir string) error {
 	for fact, read := range map[*string]func(linux.DeviceNumber) (string, error){
 		&disk.Model: s.Model, &disk.Serial: s.Serial, &disk.WWID: s.WWID,
 	} {
@@ -159,7 +159,7 @@ func (s Sysfs) readIdentity(disk *Disk, folder string) error {
 		}
 		*fact = text
 	}
-	place, err := filepath.EvalSymlinks(folder)
+	place, err := filepath.EvalSymlinks(dir)
 	if err != nil {
 		return fmt.Errorf("place in the tree of devices: %w", err)
 	}
@@ -174,21 +174,21 @@ func (s Sysfs) Model(number linux.DeviceNumber) (string, error) {
 	return s.firstFact(number, "device/model", "device/name")
 }
 
-func (d *Disk) readUse(folder string) error {
-	entries, err := os.ReadDir(folder)
+func (d *Disk) readUse(dir string) error {
+	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return err
 	}
-	folders := []string{folder}
+	dirs := []string{dir}
 	for _, entry := range entries {
-		partition := filepath.Join(folder, entry.Name())
+		partition := filepath.Join(dir, entry.Name())
 		if _, err := os.Stat(partition + "/partition"); err == nil {
-			folders = append(folders, partition)
+			dirs = append(dirs, partition)
 		}
 	}
-	d.HasPartitions = len(folders) > 1
-	for _, folder := range folders {
-		holders, err := os.ReadDir(folder + "/holders")
+	d.HasPartitions = len(dirs) > 1
+	for _, dir := range dirs {
+		holders, err := os.ReadDir(dir + "/holders")
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
@@ -202,25 +202,25 @@ func (d *Disk) readUse(folder string) error {
 }
 
 // readSeq reads diskseq, which kernels before 5.15 do not have.
-func readSeq(folder string) (uint64, error) {
-	seq, err := readNumber(folder, "diskseq")
+func readSeq(dir string) (uint64, error) {
+	seq, err := readNumber(dir, "diskseq")
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
 	}
 	return seq, err
 }
 
-func readFlag(folder, name string) (bool, error) {
-	number, err := readNumber(folder, name)
+func readFlag(dir, name string) (bool, error) {
+	number, err := readNumber(dir, name)
 	return number != 0, err
 }
 
-func readNumber(folder, name string) (uint64, error) { return readInBase(folder, name, 10) }
+func readNumber(dir, name string) (uint64, error) { return readInBase(dir, name, 10) }
 
 // readInBase reads a number in a base, or, where that is 0, in the one that its prefix
 // says.
-func readInBase(folder, name string, base int) (uint64, error) {
-	text, err := readText(folder, name)
+func readInBase(dir, name string, base int) (uint64, error) {
+	text, err := readText(dir, name)
 	if err != nil {
 		return 0, err
 	}
@@ -231,7 +231,7 @@ func readInBase(folder, name string, base int) (uint64, error) {
 	return number, nil
 }
 
-func readText(folder, name string) (string, error) {
-	content, err := os.ReadFile(filepath.Join(folder, name))
+func readText(dir, name string) (string, error) {
+	content, err := os.ReadFile(filepath.Join(dir, name))
 	return strings.TrimSpace(string(content)), err
 }

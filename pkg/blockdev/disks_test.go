@@ -16,11 +16,11 @@ import (
 	"github.com/rawblock-csi/rawblock-csi/test/rig"
 )
 
-// disk returns a tree with one disk in the folder below /sys/devices, with what the
-// block layer has of each; more replaces or adds files of that folder, and an
+// disk returns a tree with one disk in the directory below /sys/devices, with what the
+// block layer has of each; more replaces or adds files of that directory, and an
 // empty content that begins with "- " takes one away.
-func disk(number, folder string, more tree) tree {
-	name := folder[strings.LastIndex(folder, "/")+1:]
+func disk(number, dir string, more tree) tree {
+	name := dir[strings.LastIndex(dir, "/")+1:]
 	files := tree{
 		"dev":                      number + "\n",
 		"diskseq":                  "9\n",
@@ -34,9 +34,9 @@ func disk(number, folder string, more tree) tree {
 	maps.Copy(files, more)
 	maps.DeleteFunc(files, func(_, content string) bool { return content == gone })
 	return tree{
-		"block/" + name:       "-> ../devices/" + folder,
-		"dev/block/" + number: "-> ../../devices/" + folder,
-	}.with("devices/"+folder, files)
+		"block/" + name:       "-> ../devices/" + dir,
+		"dev/block/" + number: "-> ../../devices/" + dir,
+	}.with("devices/"+dir, files)
 }
 
 // gone takes a file away that disk has.
@@ -99,10 +99,10 @@ func TestDisks(t *testing.T) {
 	}
 }
 
-// The folders as kernels name them, of drivers and buses that this machine need not have.
+// The directories as kernels name them, of drivers and buses that this machine need not have.
 func TestTransport(t *testing.T) {
 	const scsi = "/host2/target2:0:0/2:0:0:0/block/sda"
-	for folder, want := range map[string]string{
+	for dir, want := range map[string]string{
 		"pci0000:00/0000:00:1d.0/0000:03:00.0/nvme/nvme0/nvme0n1":                                                       "nvme",
 		"virtual/nvme-subsystem/nvme-subsys0/nvme0n1":                                                                   "nvme",
 		"virtual/nvme-fabrics/ctl/nvme3/nvme3n1":                                                                        "nvme",
@@ -129,9 +129,9 @@ func TestTransport(t *testing.T) {
 		"rbd/0/block/rbd0":                                                                                              "rbd",
 		"css0/0.0.0001/0.0.0150/block/dasda":                                                                            "dasda",
 	} {
-		got, err := disk("8:0", folder, nil).write(t).Disks()
+		got, err := disk("8:0", dir, nil).write(t).Disks()
 		if err != nil || len(got) != 1 || got[0].Err != nil || got[0].Transport != want {
-			t.Errorf("%s: %+v (%v), want %s", folder, got, err, want)
+			t.Errorf("%s: %+v (%v), want %s", dir, got, err, want)
 		}
 	}
 }
@@ -152,19 +152,19 @@ func TestDisksThatCannotBeRead(t *testing.T) {
 		file, content string
 		says          string
 	}{
-		"no number":          {"dev", gone, "dev"},
-		"malformed number":   {"dev", "x\n", `"x"`},
-		"no size":            {"size", gone, "size"},
-		"malformed size":     {"size", "-1\n", "-1"},
-		"no node":            {"uevent", "DEVTYPE=disk\n", "DEVNAME"},
-		"no block size":      {"queue/logical_block_size", gone, "logical_block_size"},
-		"read-only unknown":  {"ro", gone, "ro"},
-		"rotational unknown": {"queue/rotational", "\n", "rotational"},
-		"malformed sequence": {"diskseq", "first\n", "diskseq"},
-		"unreadable serial":  {"serial/x", "", "a fact"},
-		"unreadable WWID":    {"wwid/x", "", "a fact"},
-		"unreadable model":   {"device/model/x", "", "a fact"},
-		"holders no folder":  {"holders", "", "holders"},
+		"no number":            {"dev", gone, "dev"},
+		"malformed number":     {"dev", "x\n", `"x"`},
+		"no size":              {"size", gone, "size"},
+		"malformed size":       {"size", "-1\n", "-1"},
+		"no node":              {"uevent", "DEVTYPE=disk\n", "DEVNAME"},
+		"no block size":        {"queue/logical_block_size", gone, "logical_block_size"},
+		"read-only unknown":    {"ro", gone, "ro"},
+		"rotational unknown":   {"queue/rotational", "\n", "rotational"},
+		"malformed sequence":   {"diskseq", "first\n", "diskseq"},
+		"unreadable serial":    {"serial/x", "", "a fact"},
+		"unreadable WWID":      {"wwid/x", "", "a fact"},
+		"unreadable model":     {"device/model/x", "", "a fact"},
+		"holders no directory": {"holders", "", "holders"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			files := disk("8:0", host+"/block/sda", tree{test.file: test.content})

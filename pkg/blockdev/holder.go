@@ -77,13 +77,13 @@ const (
 	maxHolderDepth = 8
 )
 
-func holdersAbove(folder string, found []Holder, depth int) []Holder {
-	entries, err := os.ReadDir(folder + "/holders")
+func holdersAbove(dir string, found []Holder, depth int) []Holder {
+	entries, err := os.ReadDir(dir + "/holders")
 	if err != nil || depth > maxHolderDepth {
 		return found
 	}
 	for _, entry := range entries {
-		above := folder + "/holders/" + entry.Name() // Not to be cleaned, see disk.
+		above := dir + "/holders/" + entry.Name() // Not to be cleaned, see disk.
 		holder := readHolder(above)
 		if slices.Contains(found, holder) {
 			continue
@@ -96,11 +96,11 @@ func holdersAbove(folder string, found []Holder, depth int) []Holder {
 	return found
 }
 
-func readHolder(folder string) Holder {
-	holder := Holder{Name: filepath.Base(folder)}
-	holder.Mapping, _ = readText(folder, "dm/name") // Of a mapping alone.
-	holder.UUID, _ = readText(folder, "dm/uuid")
-	_, err := os.Stat(folder + "/md")
+func readHolder(dir string) Holder {
+	holder := Holder{Name: filepath.Base(dir)}
+	holder.Mapping, _ = readText(dir, "dm/name") // Of a mapping alone.
+	holder.UUID, _ = readText(dir, "dm/uuid")
+	_, err := os.Stat(dir + "/md")
 	holder.IsArray = err == nil
 	return holder
 }

@@ -123,24 +123,24 @@ func (s *survey) judge(number linux.DeviceNumber, depth int) (string, error) {
 			return reason, nil
 		}
 	}
-	// The tree itself, where the folders above say how it is attached.
-	folder, err := filepath.EvalSymlinks(s.sysfs.device(disk))
+	// The tree itself, where the directories above say how it is attached.
+	dir, err := filepath.EvalSymlinks(s.sysfs.device(disk))
 	if err != nil {
 		return "", err
 	}
-	switch kind := transport(folder); {
+	switch kind := transport(dir); {
 	case slices.Contains(Transports(), kind):
-		return s.judgeDisk(folder, disk)
+		return s.judgeDisk(dir, disk)
 	case kind == "dm", kind == "md":
-		return s.judgeLayer(folder, disk, depth)
+		return s.judgeLayer(dir, disk, depth)
 	default:
 		return "devices of the driver " + kind + " may be a tenant's", nil
 	}
 }
 
 // judgeDisk judges a disk that is hardware, or a partition of it.
-func (s *survey) judgeDisk(folder string, disk linux.DeviceNumber) (string, error) {
-	partitions, err := filepath.Glob(folder + "/*/partition")
+func (s *survey) judgeDisk(dir string, disk linux.DeviceNumber) (string, error) {
+	partitions, err := filepath.Glob(dir + "/*/partition")
 	if err != nil || len(partitions) == 0 {
 		return "", err
 	}
@@ -151,15 +151,15 @@ func (s *survey) judgeDisk(folder string, disk linux.DeviceNumber) (string, erro
 }
 
 // judgeLayer judges a device that is made of others.
-func (s *survey) judgeLayer(folder string, number linux.DeviceNumber, depth int) (string, error) {
-	uuid, err := readText(folder, "dm/uuid") // Documentation/ABI/testing/sysfs-block-dm
+func (s *survey) judgeLayer(dir string, number linux.DeviceNumber, depth int) (string, error) {
+	uuid, err := readText(dir, "dm/uuid") // Documentation/ABI/testing/sysfs-block-dm
 	switch {
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return "", err
 	case strings.HasPrefix(uuid, "LVM-"):
 		return "it is a logical volume", nil
 	}
-	name, err := readText(folder, "dm/name")
+	name, err := readText(dir, "dm/name")
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", err
 	}

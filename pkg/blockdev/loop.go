@@ -327,13 +327,13 @@ func (s Sysfs) isLoopOver(minor uint32, id linux.FileID) (bool, error) {
 
 // loops returns the minor numbers of the loop devices that are set up.
 func (s Sysfs) loops() ([]uint32, error) {
-	folders, err := filepath.Glob(s.path("block", "loop*", "loop"))
+	dirs, err := filepath.Glob(s.path("block", "loop*", "loop"))
 	if err != nil {
 		return nil, fmt.Errorf("list loop devices: %w", err)
 	}
 	var minors []uint32
-	for _, folder := range folders {
-		name := filepath.Base(filepath.Dir(folder))
+	for _, dir := range dirs {
+		name := filepath.Base(filepath.Dir(dir))
 		minor, err := strconv.ParseUint(strings.TrimPrefix(name, "loop"), 10, 20)
 		if err != nil {
 			continue // Not a name that the loop driver gives.

@@ -25,7 +25,7 @@ type LoopDevice struct {
 	// last user.
 	Label string
 	// Backing is the path of what it shows, as the kernel tells it: from a mount that
-	// may be gone. Deleted says that the file is in no folder any more.
+	// may be gone. Deleted says that the file is in no directory any more.
 	Backing string
 	Deleted bool
 	// File is the file or node that it shows, Device the number of the block device

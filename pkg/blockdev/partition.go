@@ -50,11 +50,11 @@ func (s Sysfs) Partitions(disk linux.DeviceNumber) ([]Partition, error) {
 	return found, nil
 }
 
-// readPartition reads what the kernel says in the folder of a partition
+// readPartition reads what the kernel says in the directory of a partition
 // (Documentation/ABI/stable/sysfs-block); it counts in sectors of 512 bytes,
 // whatever the block size is.
-func readPartition(folder string) (Partition, error) {
-	number, err := readText(folder, "dev")
+func readPartition(dir string) (Partition, error) {
+	number, err := readText(dir, "dev")
 	if err != nil {
 		return Partition{}, err
 	}
@@ -64,7 +64,7 @@ func readPartition(folder string) (Partition, error) {
 	}
 	var index uint64
 	for name, fact := range map[string]*uint64{"partition": &index, "start": &partition.Start, "size": &partition.Size} {
-		if *fact, err = readNumber(folder, name); err != nil {
+		if *fact, err = readNumber(dir, name); err != nil {
 			return Partition{}, err
 		}
 	}

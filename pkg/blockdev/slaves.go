@@ -13,7 +13,7 @@ import (
 // below a mapping of device-mapper; none where it is a disk of its own. One that has
 // gone from the machine is left out, though the device above still holds it.
 func (s Sysfs) Slaves(number linux.DeviceNumber) ([]linux.DeviceNumber, error) {
-	// Links in a folder of their own (Documentation/ABI/stable/sysfs-block).
+	// Links in a directory of their own (Documentation/ABI/stable/sysfs-block).
 	return s.linked(number, "slaves")
 }
 
@@ -23,10 +23,10 @@ func (s Sysfs) Holders(number linux.DeviceNumber) ([]linux.DeviceNumber, error) 
 	return s.linked(number, "holders")
 }
 
-func (s Sysfs) linked(number linux.DeviceNumber, folder string) ([]linux.DeviceNumber, error) {
-	files, err := filepath.Glob(s.device(number) + "/" + folder + "/*/dev")
+func (s Sysfs) linked(number linux.DeviceNumber, dir string) ([]linux.DeviceNumber, error) {
+	files, err := filepath.Glob(s.device(number) + "/" + dir + "/*/dev")
 	if err != nil {
-		return nil, fmt.Errorf("the %s of block device %s: %w", folder, number, err)
+		return nil, fmt.Errorf("the %s of block device %s: %w", dir, number, err)
 	}
 	numbers := make([]linux.DeviceNumber, len(files))
 	for i, file := range files {
@@ -35,7 +35,7 @@ func (s Sysfs) linked(number linux.DeviceNumber, folder string) ([]linux.DeviceN
 			numbers[i], err = linux.ParseDeviceNumber(strings.TrimSpace(string(text)))
 		}
 		if err != nil {
-			return nil, fmt.Errorf("the %s of block device %s: %w", folder, number, err)
+			return nil, fmt.Errorf("the %s of block device %s: %w", dir, number, err)
 		}
 	}
 	return numbers, nil

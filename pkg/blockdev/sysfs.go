@@ -54,10 +54,10 @@ func (s Sysfs) NodePath(number linux.DeviceNumber) (string, error) {
 	return path, nil
 }
 
-// nodePath returns /dev and the DEVNAME of the uevent file in a device's folder
+// nodePath returns /dev and the DEVNAME of the uevent file in a device's directory
 // (Documentation/ABI/testing/sysfs-uevent).
-func nodePath(folder string) (string, error) {
-	uevent, err := os.ReadFile(folder + "/uevent")
+func nodePath(dir string) (string, error) {
+	uevent, err := os.ReadFile(dir + "/uevent")
 	if err != nil {
 		return "", err
 	}
@@ -170,29 +170,29 @@ func (s Sysfs) Overlap(a, b linux.DeviceNumber) (bool, error) {
 	return false, nil
 }
 
-// disk returns the folder of the whole disk that the device is, or is a
+// disk returns the directory of the whole disk that the device is, or is a
 // partition of.
 func (s Sysfs) disk(number linux.DeviceNumber) (string, error) {
-	folder := s.device(number)
-	switch _, err := os.Stat(folder + "/partition"); {
+	dir := s.device(number)
+	switch _, err := os.Stat(dir + "/partition"); {
 	case err == nil:
-		// The folder is a link: its parent is the disk only where the kernel
+		// The directory is a link: its parent is the disk only where the kernel
 		// walks the path, so it must not be cleaned.
-		return folder + "/..", nil
+		return dir + "/..", nil
 	case !errors.Is(err, fs.ErrNotExist):
 		return "", fmt.Errorf("see whether block device %s is a partition: %w", number, err)
 	}
-	if _, err := os.Stat(folder); err != nil {
+	if _, err := os.Stat(dir); err != nil {
 		return "", fmt.Errorf("%w: there is no block device %s any more: %w", volume.ErrNotFound, number, err)
 	}
-	return folder, nil
+	return dir, nil
 }
 
 func (s Sysfs) path(elements ...string) string {
 	return filepath.Join(append([]string{s.root}, elements...)...)
 }
 
-// device returns the folder of a device: a link into the tree.
+// device returns the directory of a device: a link into the tree.
 func (s Sysfs) device(number linux.DeviceNumber) string {
 	return s.path("dev", "block", number.String())
 }

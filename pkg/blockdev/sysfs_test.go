@@ -40,16 +40,16 @@ var (
 	bare = tree{"dev/block/7:0": "-> ../../devices/virtual/block/loop0", "devices/virtual/block/loop0/uevent": "DEVNAME=loop0\n"}
 )
 
-// with returns the tree with more files below a folder.
-func (files tree) with(folder string, more tree) tree {
+// with returns the tree with more files below a directory.
+func (files tree) with(dir string, more tree) tree {
 	all := tree{}
 	for path, content := range files {
-		if path != folder {
+		if path != dir {
 			all[path] = content
 		}
 	}
 	for path, content := range more {
-		all[folder+"/"+path] = content
+		all[dir+"/"+path] = content
 	}
 	return all
 }
@@ -76,7 +76,7 @@ func TestFacts(t *testing.T) {
 			linux.DeviceNumber{Major: 8},
 			"naa.5000c500a1b2c3d4", none, "/dev/sda",
 		},
-		"node in a folder": {
+		"node in a directory": {
 			bare.with("devices/virtual/block/loop0", tree{"uevent": "DEVNAME=mapper/x\n"}),
 			linux.DeviceNumber{Major: 7},
 			none, none, "/dev/mapper/x",
@@ -110,10 +110,10 @@ func wantFact(t *testing.T, name, got string, err error, want string) {
 
 // A fact that is there and cannot be read is an error, and not a missing fact.
 func TestUnreadableFacts(t *testing.T) {
-	const folder = "devices/host0/0:0:0:0/"
-	isFolder := func(path string) tree { // Reading a folder fails also for root.
-		files := scsi.with(folder+path, tree{"x": ""})
-		delete(files, folder+path)
+	const dir = "devices/host0/0:0:0:0/"
+	isDir := func(path string) tree { // Reading a directory fails also for root.
+		files := scsi.with(dir+path, tree{"x": ""})
+		delete(files, dir+path)
 		return files
 	}
 	sda := linux.DeviceNumber{Major: 8}
@@ -121,12 +121,12 @@ func TestUnreadableFacts(t *testing.T) {
 		tree tree
 		read func(blockdev.Sysfs) (string, error)
 	}{
-		"wwid":          {isFolder("wwid"), func(s blockdev.Sysfs) (string, error) { return s.WWID(sda) }},
-		"serial":        {isFolder("serial"), func(s blockdev.Sysfs) (string, error) { return s.Serial(sda) }},
-		"serial page":   {isFolder("vpd_pg80"), func(s blockdev.Sysfs) (string, error) { return s.Serial(sda) }},
-		"uevent":        {isFolder("block/sda/uevent"), func(s blockdev.Sysfs) (string, error) { return s.NodePath(sda) }},
-		"no DEVNAME":    {scsi.with(folder+"block/sda", tree{"uevent": "MAJOR=8\n"}), func(s blockdev.Sysfs) (string, error) { return s.NodePath(sda) }},
-		"DEVNAME leads": {scsi.with(folder+"block/sda", tree{"uevent": "DEVNAME=../etc/passwd\n"}), func(s blockdev.Sysfs) (string, error) { return s.NodePath(sda) }},
+		"wwid":          {isDir("wwid"), func(s blockdev.Sysfs) (string, error) { return s.WWID(sda) }},
+		"serial":        {isDir("serial"), func(s blockdev.Sysfs) (string, error) { return s.Serial(sda) }},
+		"serial page":   {isDir("vpd_pg80"), func(s blockdev.Sysfs) (string, error) { return s.Serial(sda) }},
+		"uevent":        {isDir("block/sda/uevent"), func(s blockdev.Sysfs) (string, error) { return s.NodePath(sda) }},
+		"no DEVNAME":    {scsi.with(dir+"block/sda", tree{"uevent": "MAJOR=8\n"}), func(s blockdev.Sysfs) (string, error) { return s.NodePath(sda) }},
+		"DEVNAME leads": {scsi.with(dir+"block/sda", tree{"uevent": "DEVNAME=../etc/passwd\n"}), func(s blockdev.Sysfs) (string, error) { return s.NodePath(sda) }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := test.read(test.tree.write(t))

@@ -6,12 +6,12 @@ import (
 	"strings"
 )
 
-// buses tells the transport of a disk by the folders above it in the kernel's tree
+// buses tells the transport of a disk by the directories above it in the kernel's tree
 // of devices. The first that is found decides: the disk behind a USB port is also
 // one of a SCSI host, and that of a virtual machine one below virtio.
 var buses = []struct {
 	transport string
-	folder    *regexp.Regexp
+	dir       *regexp.Regexp
 }{
 	// A controller of whatever fabric, or the subsystem of a disk with several
 	// paths (drivers/nvme/host/core.c, multipath.c).
@@ -38,10 +38,10 @@ func Transports() []string {
 	return names
 }
 
-// transport returns the transport of the disk whose folder, without links, is
+// transport returns the transport of the disk whose directory, without links, is
 // given, or the letters that its name begins with.
-func transport(folder string) string {
-	elements := strings.Split(folder, "/")
+func transport(dir string) string {
+	elements := strings.Split(dir, "/")
 	name := elements[len(elements)-1]
 	driver := name
 	if end := strings.IndexAny(name, "-0123456789"); end > 0 {
@@ -51,7 +51,7 @@ func transport(folder string) string {
 		return driver // Compact disks are attached as disks are, and are none (drivers/scsi/sr.c).
 	}
 	for _, bus := range buses {
-		if slices.ContainsFunc(elements, bus.folder.MatchString) {
+		if slices.ContainsFunc(elements, bus.dir.MatchString) {
 			return bus.transport
 		}
 	}

@@ -42,46 +42,46 @@ func (d *Device) CheckFree() error {
 // explainClaim names the users of a claimed device as well as they can be found.
 func (s Sysfs) explainClaim(number linux.DeviceNumber) string {
 	const unknown = "claimed exclusively by the kernel or another program (see lsblk, /proc/swaps and fuser on the host)"
-	folders, err := s.related(number)
+	dirs, err := s.related(number)
 	if err != nil {
 		return unknown
 	}
 	for _, explain := range []func([]string) string{holders, mounts, swaps, s.btrfs} {
-		if user := explain(folders); user != "" {
+		if user := explain(dirs); user != "" {
 			return user
 		}
 	}
 	return unknown
 }
 
-// related returns the folders of the device, of its partitions, and of the disk
+// related returns the directories of the device, of its partitions, and of the disk
 // that it is a partition of.
 func (s Sysfs) related(number linux.DeviceNumber) ([]string, error) {
 	disk, err := s.disk(number)
 	if err != nil {
 		return nil, err
 	}
-	folder := s.device(number)
-	if disk != folder {
-		return []string{folder, disk}, nil
+	dir := s.device(number)
+	if disk != dir {
+		return []string{dir, disk}, nil
 	}
-	partitions, err := filepath.Glob(folder + "/*/partition")
+	partitions, err := filepath.Glob(dir + "/*/partition")
 	if err != nil {
 		return nil, fmt.Errorf("list the partitions of block device %s: %w", number, err)
 	}
-	folders := []string{folder}
+	dirs := []string{dir}
 	for _, partition := range partitions {
-		folders = append(folders, filepath.Dir(partition))
+		dirs = append(dirs, filepath.Dir(partition))
 	}
-	return folders, nil
+	return dirs, nil
 }
 
-// holders names the block devices that are built upon those in the folders, and how to
+// holders names the block devices that are built upon those in the directories, and how to
 // end them.
-func holders(folders []string) string {
+func holders(dirs []string) string {
 	var found []Holder
-	for _, folder := range folders {
-		found = holdersAbove(folder, found, 0)
+	for _, dir := range dirs {
+		found = holdersAbove(dir, found, 0)
 	}
 	if len(found) == 0 {
 		return ""
@@ -89,15 +89,15 @@ func holders(folders []string) string {
 	return "held by " + DescribeHolders(found) + "; " + RemedyForHolders(found)
 }
 
-// mounts names the place where a device in the folders is mounted, as far as
+// mounts names the place where a device in the directories is mounted, as far as
 // the plugin's own mount namespace shows it.
-func mounts(folders []string) string {
+func mounts(dirs []string) string {
 	table, err := mount.ParseMountInfo("/proc/self/mountinfo")
 	if err != nil {
 		return ""
 	}
-	for _, folder := range folders {
-		number, err := os.ReadFile(folder + "/dev")
+	for _, dir := range dirs {
+		number, err := os.ReadFile(dir + "/dev")
 		if err != nil {
 			continue
 		}
@@ -110,14 +110,14 @@ func mounts(folders []string) string {
 	return ""
 }
 
-// swaps names the device in the folders that is used as swap (proc_swaps(5)).
-func swaps(folders []string) string {
+// swaps names the device in the directories that is used as swap (proc_swaps(5)).
+func swaps(dirs []string) string {
 	table, err := os.ReadFile("/proc/swaps")
 	if err != nil {
 		return ""
 	}
-	for _, folder := range folders {
-		node, err := nodePath(folder)
+	for _, dir := range dirs {
+		node, err := nodePath(dir)
 		if err != nil {
 			continue
 		}
@@ -130,12 +130,12 @@ func swaps(folders []string) string {
 	return ""
 }
 
-// btrfs names the filesystem that a device in the folders belongs to. It may have
+// btrfs names the filesystem that a device in the directories belongs to. It may have
 // several devices, and the mount table has a number of its own for it
 // (fs/btrfs/sysfs.c).
-func (s Sysfs) btrfs(folders []string) string {
-	for _, folder := range folders {
-		node, err := nodePath(folder)
+func (s Sysfs) btrfs(dirs []string) string {
+	for _, dir := range dirs {
+		node, err := nodePath(dir)
 		if err != nil {
 			continue
 		}

@@ -58,7 +58,7 @@ type Vitals struct {
 type Backing struct {
 	// Path is where it is, or was.
 	Path string
-	// Deleted says that the file is in no folder any more.
+	// Deleted says that the file is in no directory any more.
 	Deleted bool
 	// Size is the size of the file in bytes, if IsKnown says that it can be seen from
 	// here and is a file.
@@ -81,31 +81,31 @@ func (s Sysfs) Vitals(number linux.DeviceNumber) (Vitals, error) {
 }
 
 func (s Sysfs) vitals(number linux.DeviceNumber) (Vitals, error) {
-	folder, err := filepath.EvalSymlinks(s.device(number))
+	dir, err := filepath.EvalSymlinks(s.device(number))
 	if err != nil {
 		return Vitals{}, err
 	}
-	disk := folder
-	switch _, err := os.Stat(folder + "/partition"); {
+	disk := dir
+	switch _, err := os.Stat(dir + "/partition"); {
 	case err == nil:
-		disk = filepath.Dir(folder)
+		disk = filepath.Dir(dir)
 	case !errors.Is(err, fs.ErrNotExist):
 		return Vitals{}, err
 	}
-	v := Vitals{Name: filepath.Base(folder), Partition: disk != folder}
+	v := Vitals{Name: filepath.Base(dir), Partition: disk != dir}
 	if v.DiskSeq, err = readSeq(disk); err != nil {
 		return Vitals{}, err
 	}
 	for _, read := range []func(string) error{v.readSelf, v.readCounts, v.readMapping} {
-		if err := read(folder); err != nil {
+		if err := read(dir); err != nil {
 			return Vitals{}, err
 		}
 	}
-	if err := s.readBelow(&v, folder, disk); err != nil {
+	if err := s.readBelow(&v, dir, disk); err != nil {
 		return Vitals{}, err
 	}
-	if disk == folder {
-		if err := v.readDriver(folder + "/device"); err != nil {
+	if disk == dir {
+		if err := v.readDriver(dir + "/device"); err != nil {
 			return Vitals{}, err
 		}
 	}
@@ -115,13 +115,13 @@ func (s Sysfs) vitals(number linux.DeviceNumber) (Vitals, error) {
 	return v, nil
 }
 
-func (v *Vitals) readSelf(folder string) error {
-	sectors, err := readNumber(folder, "size")
+func (v *Vitals) readSelf(dir string) error {
+	sectors, err := readNumber(dir, "size")
 	if err != nil {
 		return err
 	}
 	v.Size = sectors * 512 // Whatever the block size is.
-	v.ReadOnly, err = readFlag(folder, "ro")
+	v.ReadOnly, err = readFlag(dir, "ro")
 	return err
 }
 
@@ -134,8 +134,8 @@ const (
 
 var statEnded = []int{0, 4, 11, 15} // Reads, writes, discards, flushes.
 
-func (v *Vitals) readCounts(folder string) error {
-	text, err := readText(folder, "stat")
+func (v *Vitals) readCounts(dir string) error {
+	text, err := readText(dir, "stat")
 	if err != nil {
 		return err
 	}
@@ -162,9 +162,9 @@ func (v *Vitals) readCounts(folder string) error {
 }
 
 // readMapping reads what device-mapper tells (Documentation/ABI/testing/sysfs-block-dm).
-func (v *Vitals) readMapping(folder string) error {
+func (v *Vitals) readMapping(dir string) error {
 	var err error
-	v.Suspended, err = readFlag(folder, "dm/suspended")
+	v.Suspended, err = readFlag(dir, "dm/suspended")
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -172,10 +172,10 @@ func (v *Vitals) readMapping(folder string) error {
 	return err
 }
 
-// readDriver reads what the drivers of SCSI and NVMe tell, in the folder of the
+// readDriver reads what the drivers of SCSI and NVMe tell, in the directory of the
 // hardware (drivers/scsi/scsi_sysfs.c, drivers/nvme/host/sysfs.c and multipath.c).
-func (v *Vitals) readDriver(folder string) error {
-	place, err := filepath.EvalSymlinks(folder)
+func (v *Vitals) readDriver(dir string) error {
+	place, err := filepath.EvalSymlinks(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // A device without hardware.
 	}
@@ -213,32 +213,32 @@ func (v *Vitals) readDriver(folder string) error {
 
 var nvmeController = regexp.MustCompile(`^nvme[0-9]+$`)
 
-func readHex(folder, name string) (uint64, error) { return readInBase(folder, name, 0) }
+func readHex(dir, name string) (uint64, error) { return readInBase(dir, name, 0) }
 
 // readBelow finds what a device is made of.
-func (s Sysfs) readBelow(v *Vitals, folder, disk string) error {
-	if disk != folder {
+func (s Sysfs) readBelow(v *Vitals, dir, disk string) error {
+	if disk != dir {
 		return v.addBelow(disk)
 	}
-	members, err := os.ReadDir(folder + "/slaves")
+	members, err := os.ReadDir(dir + "/slaves")
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	for _, member := range members {
-		if err := v.addBelow(filepath.Join(folder, "slaves", member.Name())); err != nil {
+		if err := v.addBelow(filepath.Join(dir, "slaves", member.Name())); err != nil {
 			return err
 		}
 	}
-	if v.Redundant, err = isRedundant(folder); err != nil {
+	if v.Redundant, err = isRedundant(dir); err != nil {
 		return err
 	}
-	return s.readBacking(v, folder)
+	return s.readBacking(v, dir)
 }
 
-func (v *Vitals) addBelow(folder string) error {
-	text, err := readText(folder, "dev")
+func (v *Vitals) addBelow(dir string) error {
+	text, err := readText(dir, "dev")
 	if errors.Is(err, fs.ErrNotExist) {
-		v.Lost = append(v.Lost, filepath.Base(folder))
+		v.Lost = append(v.Lost, filepath.Base(dir))
 		return nil
 	}
 	if err != nil {
@@ -251,29 +251,29 @@ func (v *Vitals) addBelow(folder string) error {
 
 // isRedundant reports whether a mapping is of dm-multipath, whose UUID says so, or an
 // array has copies (Documentation/admin-guide/md.rst: level).
-func isRedundant(folder string) (bool, error) {
-	uuid, err := readText(folder, "dm/uuid")
+func isRedundant(dir string) (bool, error) {
+	uuid, err := readText(dir, "dm/uuid")
 	if err == nil {
 		return strings.HasPrefix(uuid, "mpath-"), nil
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
 		return false, err
 	}
-	level, err := readText(folder, "md/level")
+	level, err := readText(dir, "md/level")
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
 	return level != "raid0" && level != "linear", err
 }
 
-// deleted is what the kernel adds to the path of a file that is in no folder any
+// deleted is what the kernel adds to the path of a file that is in no directory any
 // more (d_path in the kernel's fs/d_path.c).
 const deleted = " (deleted)"
 
 // readBacking finds what holds the file of a loop device. Of one that cannot be seen
 // from here no more is known.
-func (s Sysfs) readBacking(v *Vitals, folder string) error {
-	text, err := readText(folder, "loop/backing_file")
+func (s Sysfs) readBacking(v *Vitals, dir string) error {
+	text, err := readText(dir, "loop/backing_file")
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -304,13 +304,13 @@ func (s Sysfs) DiskNamed(name string) (number linux.DeviceNumber, seq uint64, er
 	if !filepath.IsLocal(name) {
 		return number, 0, fmt.Errorf("%w: there is no disk %q", volume.ErrNotFound, name)
 	}
-	folder := s.path("block", strings.ReplaceAll(name, "/", "!")) // As kobject_set_name does.
-	text, err := readText(folder, "dev")
+	dir := s.path("block", strings.ReplaceAll(name, "/", "!")) // As kobject_set_name does.
+	text, err := readText(dir, "dev")
 	if err == nil {
 		number, err = linux.ParseDeviceNumber(text)
 	}
 	if err == nil {
-		seq, err = readSeq(folder)
+		seq, err = readSeq(dir)
 	}
 	if err != nil {
 		return number, 0, fmt.Errorf("%w: disk %s: %w", volume.ErrNotFound, name, err)

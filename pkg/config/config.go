@@ -45,7 +45,7 @@ type Config struct {
 
 // Encryption says what this node has for encrypted volumes.
 type Encryption struct {
-	// KeyDirectory is the folder of the keys that StorageClasses may name; empty: none.
+	// KeyDirectory is the directory of the keys that StorageClasses may name; empty: none.
 	KeyDirectory string
 }
 

@@ -131,8 +131,8 @@ func (p Pool) checkDirectory(above Pool) error {
 	return nil
 }
 
-// isWithin reports whether a clean path is that of a folder or lies below it.
-func isWithin(path, folder string) bool { return strings.HasPrefix(path+"/", folder+"/") }
+// isWithin reports whether a clean path is that of a directory or lies below it.
+func isWithin(path, dir string) bool { return strings.HasPrefix(path+"/", dir+"/") }
 
 // checkDirectories refuses a directory that is something else. One that does not
 // exist is made by its pool.

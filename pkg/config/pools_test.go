@@ -155,26 +155,26 @@ func TestDirectoriesBesideEachOther(t *testing.T) {
 // A directory that is something else is an error of the file, with its line; one
 // that is yet to be made is not.
 func TestLoadLooksAtDirectories(t *testing.T) {
-	folder := t.TempDir()
-	plain := filepath.Join(folder, "plain")
-	link := filepath.Join(folder, "link")
-	loop := filepath.Join(folder, "loop")
-	for _, err := range []error{os.WriteFile(plain, nil, 0o600), os.Symlink(folder, link), os.Symlink(loop, loop)} {
+	dir := t.TempDir()
+	plain := filepath.Join(dir, "plain")
+	link := filepath.Join(dir, "link")
+	loop := filepath.Join(dir, "loop")
+	for _, err := range []error{os.WriteFile(plain, nil, 0o600), os.Symlink(dir, link), os.Symlink(loop, loop)} {
 		if err != nil {
 			t.Fatal(err)
 		}
 	}
 	for directory, want := range map[string]string{
-		folder:                             "",
-		link:                               "",
-		filepath.Join(folder, "new"):       "",
-		filepath.Join(folder, "new/newer"): "",
-		plain:                              "it is no directory; name one that exists",
-		filepath.Join(plain, "below"):      "not a directory; name one that exists",
-		loop:                               "too many levels of symbolic links",
-		"/dev/null":                        "it is no directory",
+		dir:                             "",
+		link:                            "",
+		filepath.Join(dir, "new"):       "",
+		filepath.Join(dir, "new/newer"): "",
+		plain:                           "it is no directory; name one that exists",
+		filepath.Join(plain, "below"):   "not a directory; name one that exists",
+		loop:                            "too many levels of symbolic links",
+		"/dev/null":                     "it is no directory",
 	} {
-		file := filepath.Join(folder, "config.yaml")
+		file := filepath.Join(dir, "config.yaml")
 		text := "pools:\n- name: nvme\n  disk: {match: {transport: nvme}}\n- name: a\n  file:\n    directory: " + directory + "\n"
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)

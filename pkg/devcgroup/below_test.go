@@ -11,11 +11,11 @@ import (
 // was restricted on purpose is left alone, and all are as before in the end.
 func TestBelowByRules(t *testing.T) {
 	outer := newV1(t, null, "b 600:4 rw")
-	child := newBox(t, outer.Hierarchies, outer.folder)
-	grandchild := newBox(t, outer.Hierarchies, child.folder)
-	restricted := newBox(t, outer.Hierarchies, outer.folder)
+	child := newBox(t, outer.Hierarchies, outer.dir)
+	grandchild := newBox(t, outer.Hierarchies, child.dir)
+	restricted := newBox(t, outer.Hierarchies, outer.dir)
 	restricted.write(t, "devices.deny", "b 600:4 rw")
-	own := newBox(t, outer.Hierarchies, outer.folder)
+	own := newBox(t, outer.Hierarchies, outer.dir)
 	cgroup := outer.open(t)
 	before := map[*box][]string{}
 	for _, one := range []*box{outer, child, grandchild, restricted, own} {
@@ -23,7 +23,7 @@ func TestBelowByRules(t *testing.T) {
 	}
 
 	allow(t, cgroup, deviceA, Read|Write)
-	later := newBox(t, outer.Hierarchies, child.folder)
+	later := newBox(t, outer.Hierarchies, child.dir)
 	for _, one := range []*box{outer, child, grandchild, own, later} {
 		one.wantCan(t, deviceA, "r w rw")
 	}
@@ -43,12 +43,12 @@ func TestBelowByRules(t *testing.T) {
 // What the rules of a cgroup below allowed by themselves stays.
 func TestOwnRulesBelow(t *testing.T) {
 	outer := newV1(t, null, "b 600:3 r")
-	child := newBox(t, outer.Hierarchies, outer.folder)
+	child := newBox(t, outer.Hierarchies, outer.dir)
 	cgroup, before := outer.open(t), child.state(t)
 	allow(t, cgroup, deviceA, Read|Write)
 	child.wantCan(t, deviceA, "r w rw")
-	later := newBox(t, outer.Hierarchies, outer.folder)
-	rig.Must(t, os.WriteFile(later.folder+"/cgroup.procs", nil, 0))
+	later := newBox(t, outer.Hierarchies, outer.dir)
+	rig.Must(t, os.WriteFile(later.dir+"/cgroup.procs", nil, 0))
 	take(t, cgroup, deviceA)
 	child.wantState(t, before)
 	later.wantState(t, before)

@@ -14,18 +14,18 @@ import (
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
 )
 
-// Cgroup is the device cgroup of a container: one folder of each hierarchy, or
-// more, where programs in the container made cgroups of their own. The folders are
+// Cgroup is the device cgroup of a container: one directory of each hierarchy, or
+// more, where programs in the container made cgroups of their own. The directories are
 // held open, so that no other container's are mistaken for them.
 //
 // Its methods must not be called concurrently with those of another Cgroup of the
 // same container.
 type Cgroup struct {
-	folders []folder
+	dirs []dir
 }
 
-// folder is a cgroup of one hierarchy.
-type folder interface {
+// dir is a cgroup of one hierarchy.
+type dir interface {
 	// grants is what was granted in it.
 	grants() ledger
 	// allows reports whether processes may open the device for all of the access.
@@ -64,7 +64,7 @@ func Open(hierarchies Hierarchies, pid int, containerID string) (*Cgroup, error)
 	return cgroup, nil
 }
 
-func (c *Cgroup) open(owner, root string, paths []string, make func(ledger) folder) error {
+func (c *Cgroup) open(owner, root string, paths []string, make func(ledger) dir) error {
 	for _, path := range paths {
 		file, err := os.Open(filepath.Join(root, path))
 		if errors.Is(err, fs.ErrNotExist) {
@@ -73,35 +73,35 @@ func (c *Cgroup) open(owner, root string, paths []string, make func(ledger) fold
 		if err != nil {
 			return fmt.Errorf("open the cgroup of the container: %w", err)
 		}
-		c.folders = append(c.folders, make(ledger{file, path, owner}))
+		c.dirs = append(c.dirs, make(ledger{file, path, owner}))
 	}
 	return nil
 }
 
 // Close closes the cgroup.
 func (c *Cgroup) Close() {
-	for _, folder := range c.folders {
-		folder.grants().file.Close() //nolint:errcheck,gosec // Nothing was written.
+	for _, dir := range c.dirs {
+		dir.grants().file.Close() //nolint:errcheck,gosec // Nothing was written.
 	}
 }
 
-// String names the folders, for messages.
+// String names the directories, for messages.
 func (c *Cgroup) String() string {
-	if len(c.folders) == 0 {
+	if len(c.dirs) == 0 {
 		return "no cgroup"
 	}
-	names := make([]string, len(c.folders))
-	for i, folder := range c.folders {
-		names[i] = folder.grants().file.Name()
+	names := make([]string, len(c.dirs))
+	for i, dir := range c.dirs {
+		names[i] = dir.grants().file.Name()
 	}
 	return strings.Join(names, ", ")
 }
 
-// Covers reports whether all folders of another are among those of the cgroup.
+// Covers reports whether all directories of another are among those of the cgroup.
 func (c *Cgroup) Covers(other *Cgroup) bool {
-	return !slices.ContainsFunc(other.folders, func(wanted folder) bool {
-		return !slices.ContainsFunc(c.folders, func(folder folder) bool {
-			return folder.grants().file.Name() == wanted.grants().file.Name()
+	return !slices.ContainsFunc(other.dirs, func(wanted dir) bool {
+		return !slices.ContainsFunc(c.dirs, func(dir dir) bool {
+			return dir.grants().file.Name() == wanted.grants().file.Name()
 		})
 	})
 }
@@ -109,8 +109,8 @@ func (c *Cgroup) Covers(other *Cgroup) bool {
 // Allows reports whether the container may open the block device for all of the
 // access at once, whoever let it.
 func (c *Cgroup) Allows(number linux.DeviceNumber, access Access) (bool, error) {
-	for _, folder := range c.folders {
-		allowed, err := folder.allows(number, access)
+	for _, dir := range c.dirs {
+		allowed, err := dir.allows(number, access)
 		if err != nil || !allowed {
 			return false, err
 		}
@@ -132,8 +132,8 @@ func (c *Cgroup) Allow(ctx context.Context, number linux.DeviceNumber, access Ac
 	if granted, err := c.hasGranted(number); err != nil || allowed && !granted {
 		return err
 	}
-	for _, folder := range c.folders {
-		if err := folder.allow(ctx, number, access); err != nil {
+	for _, dir := range c.dirs {
+		if err := dir.allow(ctx, number, access); err != nil {
 			return errors.Join(err, c.Revoke(context.WithoutCancel(ctx), number))
 		}
 	}
@@ -149,8 +149,8 @@ func (c *Cgroup) Allow(ctx context.Context, number linux.DeviceNumber, access Ac
 // hasGranted reports whether anything was granted of the device: the cgroups below may
 // lack it then, though the container's own has it.
 func (c *Cgroup) hasGranted(number linux.DeviceNumber) (bool, error) {
-	for _, folder := range c.folders {
-		if added, err := folder.grants().read(number); err != nil || added != 0 {
+	for _, dir := range c.dirs {
+		if added, err := dir.grants().read(number); err != nil || added != 0 {
 			return added != 0, err
 		}
 	}
@@ -161,28 +161,28 @@ func (c *Cgroup) hasGranted(number linux.DeviceNumber) (bool, error) {
 // repeated.
 func (c *Cgroup) Revoke(ctx context.Context, number linux.DeviceNumber) error {
 	var failed []error
-	for _, folder := range slices.Backward(c.folders) {
-		failed = append(failed, revoke(ctx, folder, number))
+	for _, dir := range slices.Backward(c.dirs) {
+		failed = append(failed, revoke(ctx, dir, number))
 	}
 	return errors.Join(failed...)
 }
 
-func revoke(ctx context.Context, folder folder, number linux.DeviceNumber) error {
-	added, err := folder.grants().read(number)
+func revoke(ctx context.Context, dir dir, number linux.DeviceNumber) error {
+	added, err := dir.grants().read(number)
 	if err != nil || added == 0 {
 		return err
 	}
-	if err := folder.revoke(ctx, number, added); err != nil && !isGone(err) {
+	if err := dir.revoke(ctx, number, added); err != nil && !isGone(err) {
 		return err
 	}
-	return folder.grants().remove(number)
+	return dir.grants().remove(number)
 }
 
 // Grants returns what was granted and not revoked, in no order.
 func (c *Cgroup) Grants() ([]Grant, error) {
 	found := map[linux.DeviceNumber]Access{}
-	for _, folder := range c.folders {
-		grants, err := folder.grants().list()
+	for _, dir := range c.dirs {
+		grants, err := dir.grants().list()
 		if err != nil {
 			return nil, err
 		}
@@ -197,12 +197,12 @@ func (c *Cgroup) Grants() ([]Grant, error) {
 	return grants, nil
 }
 
-// Granted returns every folder in which something was granted and not revoked, each
+// Granted returns every directory in which something was granted and not revoked, each
 // as a Cgroup of its own; the caller closes them. It looks at every cgroup of the
 // machine.
 func Granted(hierarchies Hierarchies) ([]*Cgroup, error) {
 	var found []*Cgroup
-	for root, make := range map[string]func(ledger) folder{hierarchies.Devices: newRules, hierarchies.Unified: newPrograms} {
+	for root, make := range map[string]func(ledger) dir{hierarchies.Devices: newRules, hierarchies.Unified: newPrograms} {
 		if root == "" {
 			continue
 		}

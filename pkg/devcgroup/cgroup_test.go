@@ -23,10 +23,10 @@ func eachVersion(t *testing.T, test func(t *testing.T, box *box)) {
 
 func ledgerOf(t *testing.T, box *box, owner string) ledger {
 	t.Helper()
-	folder, err := os.Open(box.folder)
+	dir, err := os.Open(box.dir)
 	rig.Must(t, err)
-	t.Cleanup(func() { folder.Close() })
-	return ledger{folder, strings.TrimPrefix(box.folder, box.root()), owner}
+	t.Cleanup(func() { dir.Close() })
+	return ledger{dir, strings.TrimPrefix(box.dir, box.root()), owner}
 }
 
 // The plugin dies after it has written down what it will grant, and before it grants
@@ -79,11 +79,11 @@ func TestRemovedCgroup(t *testing.T) {
 		process := exec.CommandContext(rig.Context(t), "sleep", "infinity")
 		rig.Must(t, process.Start())
 		t.Cleanup(func() { end(process) })
-		rig.Must(t, os.WriteFile(box.folder+"/cgroup.procs", fmt.Append(nil, process.Process.Pid), 0))
+		rig.Must(t, os.WriteFile(box.dir+"/cgroup.procs", fmt.Append(nil, process.Process.Pid), 0))
 		cgroup := openAs(t, box.Hierarchies, process.Process.Pid, "")
 		allow(t, cgroup, deviceA, Read)
 		end(process)
-		rig.Must(t, os.Remove(box.folder))
+		rig.Must(t, os.Remove(box.dir))
 
 		wantGrants(t, cgroup)
 		take(t, cgroup, deviceA)
@@ -94,7 +94,7 @@ func TestRemovedCgroup(t *testing.T) {
 			t.Errorf("opening it: %v", err)
 		}
 		// Another that takes its name is not mistaken for it.
-		rig.Must(t, os.Mkdir(box.folder, 0o755))
+		rig.Must(t, os.Mkdir(box.dir, 0o755))
 		_, err := ledgerOf(t, box, box.Owner).add(deviceB, Read)
 		rig.Must(t, err)
 		before := box.state(t)
@@ -146,7 +146,7 @@ func grantedIn(t *testing.T, hierarchies Hierarchies, box *box) []Grant {
 	rig.Must(t, err)
 	var found []Grant
 	for _, cgroup := range all {
-		if cgroup.String() == box.folder {
+		if cgroup.String() == box.dir {
 			grants, err := cgroup.Grants()
 			rig.Must(t, err)
 			found = append(found, grants...)
@@ -214,7 +214,7 @@ func TestBothVersions(t *testing.T) {
 	one, two := newV1(t, null), newV2(t, denial)
 	both := Hierarchies{Devices: one.Devices, Unified: two.Unified, Owner: t.Name()}
 	pid := one.start(t)
-	rig.Must(t, os.WriteFile(two.folder+"/cgroup.procs", fmt.Append(nil, pid), 0))
+	rig.Must(t, os.WriteFile(two.dir+"/cgroup.procs", fmt.Append(nil, pid), 0))
 	cgroup, beforeOne, beforeTwo := openAs(t, both, pid, ""), one.state(t), two.state(t)
 	allow(t, cgroup, deviceA, Read|Write)
 	one.wantCan(t, deviceA, "r w rw")

@@ -9,7 +9,7 @@
 //
 // Rules of this room. The rules of the container's own are neither understood nor
 // rebuilt: a grant is put in front of them, and taken away from there. What was
-// granted is written down before, as an extended attribute of the cgroup's folder,
+// granted is written down before, as an extended attribute of the cgroup's directory,
 // which the kernel keeps for as long as the cgroup is there: so it is known what is
 // ours, whatever else was lost. Cgroups above the container's are never touched,
 // since they are others' too.

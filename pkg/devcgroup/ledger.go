@@ -18,8 +18,8 @@ type Grant struct {
 	Access Access
 }
 
-// ledger is what was granted in the folder of a cgroup: an extended attribute of the
-// folder for each device, with the access and who granted it.
+// ledger is what was granted in the directory of a cgroup: an extended attribute of the
+// directory for each device, with the access and who granted it.
 type ledger struct {
 	file *os.File
 	// path is where it is in its hierarchy, such as /system.slice/a.scope.

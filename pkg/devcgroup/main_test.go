@@ -54,7 +54,7 @@ func (h Hierarchies) root() string { return h.Devices + h.Unified }
 // box is a cgroup of the test's own, in which processes try to open devices.
 type box struct {
 	Hierarchies
-	folder string
+	dir string
 }
 
 // newBox makes a cgroup below another one, or below the root.
@@ -63,14 +63,14 @@ func newBox(t *testing.T, hierarchies Hierarchies, parent string) *box {
 	if parent == "" {
 		parent = hierarchies.root()
 	}
-	folder, err := os.MkdirTemp(parent, "rawblock-test-")
+	dir, err := os.MkdirTemp(parent, "rawblock-test-")
 	rig.Must(t, err)
 	t.Cleanup(func() {
-		if err := os.Remove(folder); err != nil && !os.IsNotExist(err) {
+		if err := os.Remove(dir); err != nil && !os.IsNotExist(err) {
 			t.Error(err)
 		}
 	})
-	return &box{hierarchies, folder}
+	return &box{hierarchies, dir}
 }
 
 // start starts a process in the cgroup that does nothing, and returns its number.
@@ -79,7 +79,7 @@ func (b *box) start(t *testing.T) int {
 	command := exec.CommandContext(rig.Context(t), "sleep", "infinity")
 	rig.Must(t, command.Start())
 	t.Cleanup(func() { end(command) })
-	rig.Must(t, os.WriteFile(b.folder+"/cgroup.procs", fmt.Append(nil, command.Process.Pid), 0))
+	rig.Must(t, os.WriteFile(b.dir+"/cgroup.procs", fmt.Append(nil, command.Process.Pid), 0))
 	return command.Process.Pid
 }
 
@@ -112,7 +112,7 @@ func (b *box) try(t *testing.T, number linux.DeviceNumber, access Access) error 
 		Read: `exec 3<"$1"`, Write: `exec 3>"$1"`, Read | Write: `exec 3<>"$1"`,
 		Mknod: fmt.Sprintf(`mknod "$1-own" b %d %d`, number.Major, number.Minor),
 	}[access]
-	output, err := exec.CommandContext(rig.Context(t), "sh", "-ec", `echo $$ >"$0/cgroup.procs"; `+how, b.folder, node).CombinedOutput()
+	output, err := exec.CommandContext(rig.Context(t), "sh", "-ec", `echo $$ >"$0/cgroup.procs"; `+how, b.dir, node).CombinedOutput()
 	if strings.Contains(string(output), "No such device or address") {
 		return nil
 	}
@@ -145,10 +145,10 @@ func (b *box) wantCan(t *testing.T, number linux.DeviceNumber, want string) {
 // and the attributes.
 func (b *box) state(t *testing.T) []string {
 	t.Helper()
-	found, err := attributes(b.folder)
+	found, err := attributes(b.dir)
 	rig.Must(t, err)
 	if b.Devices != "" {
-		list, err := os.ReadFile(b.folder + "/devices.list")
+		list, err := os.ReadFile(b.dir + "/devices.list")
 		rig.Must(t, err)
 		return append(found, slices.Sorted(strings.Lines(string(list)))...)
 	}

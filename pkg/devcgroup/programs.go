@@ -18,7 +18,7 @@ import (
 // programs is a cgroup of cgroup v2: device programs are attached to it.
 type programs struct{ ledger }
 
-func newPrograms(ledger ledger) folder { return programs{ledger} }
+func newPrograms(ledger ledger) dir { return programs{ledger} }
 
 func (p programs) grants() ledger { return p.ledger }
 

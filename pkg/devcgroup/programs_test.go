@@ -49,21 +49,21 @@ func (b *box) tryAttach(name string, instructions []linux.Instruction, old *linu
 		return err
 	}
 	defer program.Close()
-	folder, err := os.Open(b.folder)
+	dir, err := os.Open(b.dir)
 	if err != nil {
 		return err
 	}
-	defer folder.Close()
-	return linux.AttachDeviceProgram(folder, program, old, flags)
+	defer dir.Close()
+	return linux.AttachDeviceProgram(dir, program, old, flags)
 }
 
 // programs returns the programs of the cgroup. They are closed already.
 func (b *box) programs(t *testing.T) []*linux.Program {
 	t.Helper()
-	folder, err := os.Open(b.folder)
+	dir, err := os.Open(b.dir)
 	rig.Must(t, err)
-	defer folder.Close()
-	ids, _, err := linux.DeviceProgramIDs(folder, false)
+	defer dir.Close()
+	ids, _, err := linux.DeviceProgramIDs(dir, false)
 	rig.Must(t, err)
 	var found []*linux.Program
 	for _, id := range ids {
@@ -250,7 +250,7 @@ func newMap(t *testing.T) int {
 // A cgroup above is others' too: what it denies is not granted, and it is said where.
 func TestDeniedAbove(t *testing.T) {
 	parent := newV2(t, denial)
-	box := newV2Below(t, parent.Hierarchies, parent.folder, denial)
+	box := newV2Below(t, parent.Hierarchies, parent.dir, denial)
 	cgroup, before, above := box.open(t), box.state(t), parent.state(t)
 	err := cgroup.Allow(context.Background(), deviceA, Read)
 	if !errors.Is(err, volume.ErrPrecondition) || !strings.Contains(err.Error(), "a cgroup above does not allow it; see DeviceAllow= of the slices") {
@@ -277,16 +277,16 @@ func testNested(t *testing.T, v2 bool) {
 	if !v2 {
 		outer.write(t, "devices.allow", line(deviceA, Read|Write))
 	}
-	middle := below(outer.folder)
-	inner := below(middle.folder)
-	pid, id := inner.start(t), strings.TrimPrefix(middle.folder, outer.folder+"/")
+	middle := below(outer.dir)
+	inner := below(middle.dir)
+	pid, id := inner.start(t), strings.TrimPrefix(middle.dir, outer.dir+"/")
 	before := [][]string{outer.state(t), middle.state(t), inner.state(t)}
 	// The container is the middle one: that above is not its own.
 	cgroup := openAs(t, hierarchies, pid, id)
-	if got, want := cgroup.String(), middle.folder+", "+inner.folder; got != want {
+	if got, want := cgroup.String(), middle.dir+", "+inner.dir; got != want {
 		t.Errorf("the cgroup is %s, want %s", got, want)
 	}
-	whole := openAs(t, hierarchies, pid, strings.TrimPrefix(outer.folder, hierarchies.root()+"/"))
+	whole := openAs(t, hierarchies, pid, strings.TrimPrefix(outer.dir, hierarchies.root()+"/"))
 	if !whole.Covers(cgroup) || cgroup.Covers(whole) || !cgroup.Covers(cgroup) {
 		t.Error("a part of the cgroups is taken for the whole")
 	}
@@ -339,9 +339,9 @@ func TestReplacedForEver(t *testing.T) {
 func TestReplacedMeanwhile(t *testing.T) {
 	box := newV2(t, denial)
 	cgroup := box.open(t)
-	folder, err := os.Open(box.folder)
+	dir, err := os.Open(box.dir)
 	rig.Must(t, err)
-	defer folder.Close()
+	defer dir.Close()
 	other := func(i int) []linux.Instruction {
 		return ownRule(linux.DeviceNumber{Major: 9, Minor: uint32(i)}, Read, denial)
 	}
@@ -350,7 +350,7 @@ func TestReplacedMeanwhile(t *testing.T) {
 	all.Go(func() {
 		defer close(done)
 		for i := range 300 {
-			ids, _, err := linux.DeviceProgramIDs(folder, false)
+			ids, _, err := linux.DeviceProgramIDs(dir, false)
 			if err != nil || len(ids) != 1 {
 				t.Errorf("there are %d programs, %v", len(ids), err)
 				return

@@ -17,7 +17,7 @@ import (
 // (security/device_cgroup.c in the kernel).
 type rules struct{ ledger }
 
-func newRules(ledger ledger) folder { return rules{ledger} }
+func newRules(ledger ledger) dir { return rules{ledger} }
 
 func (r rules) grants() ledger { return r.ledger }
 

@@ -30,7 +30,7 @@ func newV1Below(t *testing.T, hierarchies Hierarchies, parent string, rules ...s
 
 func (b *box) write(t *testing.T, name, text string) {
 	t.Helper()
-	rig.Must(t, os.WriteFile(b.folder+"/"+name, []byte(text), 0))
+	rig.Must(t, os.WriteFile(b.dir+"/"+name, []byte(text), 0))
 }
 
 // null is what lets the shells of the test work.
@@ -105,11 +105,11 @@ func TestTwoDevicesByRules(t *testing.T) {
 
 func TestRuleDeniedAbove(t *testing.T) {
 	parent := newV1(t, null, "b 600:3 r")
-	box := newV1Below(t, parent.Hierarchies, parent.folder, null)
+	box := newV1Below(t, parent.Hierarchies, parent.dir, null)
 	cgroup, before, above := box.open(t), box.state(t), parent.state(t)
 	for number, access := range map[linux.DeviceNumber]Access{deviceA: Read | Write, deviceB: Read} {
 		err := cgroup.Allow(context.Background(), number, access)
-		if !errors.Is(err, volume.ErrPrecondition) || !strings.Contains(err.Error(), "the cgroup above "+box.folder+" does not allow device "+number.String()) {
+		if !errors.Is(err, volume.ErrPrecondition) || !strings.Contains(err.Error(), "the cgroup above "+box.dir+" does not allow device "+number.String()) {
 			t.Error(err)
 		}
 		box.wantState(t, before)

@@ -90,10 +90,10 @@ func runWithoutLimits(path string) error {
 // decides asks all programs of the container.
 func (c *runtimeContainer) decides(t *testing.T, number linux.DeviceNumber, access Access) bool {
 	t.Helper()
-	folder, err := os.Open(c.folder)
+	dir, err := os.Open(c.dir)
 	rig.Must(t, err)
-	defer folder.Close()
-	allowed, err := programs{ledger{file: folder}}.allows(number, access)
+	defer dir.Close()
+	allowed, err := programs{ledger{file: dir}}.allows(number, access)
 	rig.Must(t, err)
 	return allowed
 }

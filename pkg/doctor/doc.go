@@ -6,7 +6,7 @@
 // loop device or a record that stands for nothing any more, and a copy of a partition
 // table of which another is whole. Whatever holds data, or could, is left as it is, with
 // the command for a human who knows. What looks like a leftover and is not provably one
-// of this driver is not told at all: drivers share kubelet's folders, and loop devices
+// of this driver is not told at all: drivers share kubelet's directories, and loop devices
 // are everybody's.
 //
 // What was found is found again under the locks of the volumes before it is mended, and

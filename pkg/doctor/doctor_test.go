@@ -40,7 +40,7 @@ func (p *pool) Capacity(context.Context, map[string]string) (volume.Capacity, er
 	return volume.Capacity{}, nil
 }
 
-// newDoctor returns the doctor of a node with one pool, in folders of its own.
+// newDoctor returns the doctor of a node with one pool, in directories of its own.
 func newDoctor(t *testing.T, p *pool) *Doctor {
 	t.Helper()
 	rig.RequireRoot(t)

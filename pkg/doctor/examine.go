@@ -25,7 +25,7 @@ type examination struct {
 	// targets are the volumes by the targets that are recorded.
 	targets map[string]string
 	// mounted are the numbers of the devices that are mounted anywhere in kubelet's
-	// folder, or at a target that is recorded, and maps the paths of kubelet's own mounts.
+	// directory, or at a target that is recorded, and maps the paths of kubelet's own mounts.
 	mounted map[linux.DeviceNumber]bool
 	maps    map[string]bool
 	// files are the volumes of the pools of files by their files; nil until it is asked for.
@@ -71,7 +71,7 @@ func (e *examination) owner(one kubelet.Volume, use kubelet.Use) (volumeID strin
 		return one.ID, one.Driver == e.Inspector.Driver
 	}
 	for target, id := range e.targets {
-		// The records may have kubelet's folder by another path.
+		// The records may have kubelet's directory by another path.
 		if target == use.Target.Path || strings.HasSuffix(target, filepath.Join("/publish", one.Name, use.Pod)) {
 			return id, true
 		}
@@ -140,8 +140,8 @@ func (e *examination) podsUnseen() {
 	})
 }
 
-// settleTime is how long after the last change of its folders something counts as left
-// over: kubelet makes the folder of a pod a moment after the driver has published.
+// settleTime is how long after the last change of its directories something counts as left
+// over: kubelet makes the directory of a pod a moment after the driver has published.
 const settleTime = 2 * time.Minute
 
 func isSettled(use kubelet.Use) bool {
@@ -154,11 +154,11 @@ func isSettled(use kubelet.Use) bool {
 	return true
 }
 
-// orphan tells of what is published for a pod that kubelet has no folder of.
+// orphan tells of what is published for a pod that kubelet has no directory of.
 func (e *examination) orphan(volumeID string, use kubelet.Use) {
 	f := Finding{
 		Check: OrphanPublish, Subject: use.Target.Path,
-		Message: fmt.Sprintf("volume %s is still published for pod %s, of which kubelet has no folder any more", orUnknown(volumeID), use.Pod),
+		Message: fmt.Sprintf("volume %s is still published for pod %s, of which kubelet has no directory any more", orUnknown(volumeID), use.Pod),
 		Meaning: "nobody unpublishes it: the volume cannot be unstaged or deleted, and its disk stays in use",
 		Remedy:  "make sure that no container of the pod runs (crictl ps), then rawblockctl doctor --fix",
 		Fix:     "detach kubelet's lock, unmount kubelet's mount and the target, and remove the empty files",

@@ -15,9 +15,9 @@ import (
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
 )
 
-// removedFolder is where a pool of files moves the file of a volume that is deleted,
+// removedDir is where a pool of files moves the file of a volume that is deleted,
 // before it removes it (pkg/pool/file, doc.go).
-const removedFolder = "work/gone-"
+const removedDir = "work/gone-"
 
 // isVolumeOfOurs reports whether a loop device shows a file of a pool of this node.
 func (e *examination) isVolumeOfOurs(loop blockdev.LoopDevice) bool {
@@ -31,11 +31,11 @@ func (e *examination) isBelowAPool(loop blockdev.LoopDevice, prefix string) bool
 		if facts.Directory == "" || loop.Device != (linux.DeviceNumber{}) {
 			return false
 		}
-		folder := facts.Directory
-		if real, err := filepath.EvalSymlinks(folder); err == nil {
-			folder = real
+		dir := facts.Directory
+		if real, err := filepath.EvalSymlinks(dir); err == nil {
+			dir = real
 		}
-		return strings.HasPrefix(loop.Backing, folder+"/"+prefix)
+		return strings.HasPrefix(loop.Backing, dir+"/"+prefix)
 	})
 }
 
@@ -63,7 +63,7 @@ func (e *examination) volumeLoop(loop blockdev.LoopDevice) {
 	used = used || e.mounted[loop.Number]
 	f := Finding{Check: StaleLoop}
 	switch {
-	case loop.Deleted && e.isBelowAPool(loop, removedFolder) && !used:
+	case loop.Deleted && e.isBelowAPool(loop, removedDir) && !used:
 		f.Message = fmt.Sprintf("%s shows the file of a volume that was deleted (%s)", loop.Path, loop.Backing)
 		f.Meaning = "the space of the file is not free before the device goes"
 		f.Fix = "detach the loop device"
@@ -215,15 +215,15 @@ func (e *examination) isLock(loop blockdev.LoopDevice) bool {
 	if !e.isOurs(loop.Device) {
 		return false
 	}
-	return strings.HasPrefix(loop.Backing, e.kubeletFolder()) || loop.Backing == "/" || !strings.Contains(loop.Backing[1:], "/")
+	return strings.HasPrefix(loop.Backing, e.kubeletDir()) || loop.Backing == "/" || !strings.Contains(loop.Backing[1:], "/")
 }
 
-func (e *examination) kubeletFolder() string {
-	folder := e.Inspector.KubeletDir
-	if real, err := filepath.EvalSymlinks(folder); err == nil {
-		folder = real
+func (e *examination) kubeletDir() string {
+	dir := e.Inspector.KubeletDir
+	if real, err := filepath.EvalSymlinks(dir); err == nil {
+		dir = real
 	}
-	return folder + "/"
+	return dir + "/"
 }
 
 // isPartitionOfOurs reports whether a device is a partition of a disk of a pool.

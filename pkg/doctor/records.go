@@ -29,11 +29,11 @@ func (e *examination) records() {
 
 func (e *examination) damagedRecord(record publish.Record) {
 	e.add(Finding{
-		Check: DamagedRecord, Subject: record.Folder,
-		Message: fmt.Sprintf("the records in %s cannot be read: %v", record.Folder, record.Err),
+		Check: DamagedRecord, Subject: record.Dir,
+		Message: fmt.Sprintf("the records in %s cannot be read: %v", record.Dir, record.Err),
 		Meaning: "no volume can be staged on this node while it is there: nobody can tell which device it is about",
 		Remedy: fmt.Sprintf("see which device pods have (rawblockctl status, findmnt); if none that is left has one that no other record tells of: rm -r %s; "+
-			"without the record two volumes on one device are no longer kept apart", record.Folder),
+			"without the record two volumes on one device are no longer kept apart", record.Dir),
 	})
 }
 
@@ -41,24 +41,24 @@ func (e *examination) damagedRecord(record publish.Record) {
 // written after it.
 func (e *examination) halfRecord(record publish.Record) {
 	if len(record.Publications) == 0 {
-		return // An empty folder, which the next call fills.
+		return // An empty directory, which the next call fills.
 	}
 	e.add(Finding{
-		Check: DamagedRecord, Subject: record.Folder,
-		Message: fmt.Sprintf("%s tells where a volume is published, and not which device was staged", record.Folder),
+		Check: DamagedRecord, Subject: record.Dir,
+		Message: fmt.Sprintf("%s tells where a volume is published, and not which device was staged", record.Dir),
 		Meaning: "the volume is not kept apart from others on the same device",
 		Remedy:  "delete the pods that use it, so that it is staged anew",
 	})
 }
 
 // oldRecord tells of a record of an earlier boot, which is there where the state
-// folder outlives one.
+// directory outlives one.
 func (e *examination) oldRecord(record publish.Record) {
 	f := Finding{
-		Check: OldRecord, Subject: record.Folder,
+		Check: OldRecord, Subject: record.Dir,
 		Message: fmt.Sprintf("volume %s was staged in an earlier boot of the node", record.Staged.VolumeID),
-		Meaning: "the record does not count and does no harm; the folder of records should be on a tmpfs, such as /run",
-		Remedy:  "rawblockctl doctor --fix, and set --state-dir to a folder below /run",
+		Meaning: "the record does not count and does no harm; the directory of records should be on a tmpfs, such as /run",
+		Remedy:  "rawblockctl doctor --fix, and set --state-dir to a directory below /run",
 		locks:   []string{record.Staged.VolumeID},
 	}
 	if len(record.Live()) == 0 {

@@ -20,7 +20,7 @@ const (
 )
 
 // NodeGetVolumeHealth returns what is wrong with a volume. Only its ID counts: kubelet
-// sends a folder of its own as staging path of a raw block volume, and no publish path.
+// sends a directory of its own as staging path of a raw block volume, and no publish path.
 func (n *node) NodeGetVolumeHealth(ctx context.Context, req *csi.NodeGetVolumeHealthRequest) (*csi.NodeGetVolumeHealthResponse, error) {
 	found, err := n.reports.getVolume(ctx, req.GetVolumeId())
 	return &csi.NodeGetVolumeHealthResponse{VolumeHealth: found}, err

@@ -21,7 +21,7 @@ import (
 	"github.com/rawblock-csi/rawblock-csi/test/rig"
 )
 
-// healthOf asks as kubelet does for a raw block volume: with its folder of the volume as
+// healthOf asks as kubelet does for a raw block volume: with its directory of the volume as
 // the staging path, and no publish path.
 func healthOf(ctx context.Context, t *testing.T, plugin *rig.Plugin, volumeID string) []string {
 	t.Helper()
@@ -130,10 +130,10 @@ func TestHealthOfAPoolOfFiles(t *testing.T) {
 	for _, name := range []string{"well", "deleted", "cut"} {
 		rig.Must(t, plugin.Provisioned(t, ids[name]).Stage(ctx))
 	}
-	folder := filepath.Join(directory, "volumes")
-	rig.Must(t, os.Remove(folder+"/deleted/data"))
-	rig.Must(t, os.Truncate(folder+"/cut/data", 4096))
-	rig.Must(t, os.WriteFile(folder+"/damaged/record.json", []byte("{"), 0o600))
+	dir := filepath.Join(directory, "volumes")
+	rig.Must(t, os.Remove(dir+"/deleted/data"))
+	rig.Must(t, os.Truncate(dir+"/cut/data", 4096))
+	rig.Must(t, os.WriteFile(dir+"/damaged/record.json", []byte("{"), 0o600))
 
 	wanted := map[string]string{
 		"deleted": "DATA_LOSS BackingDeleted: ",

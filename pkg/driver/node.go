@@ -115,7 +115,7 @@ func (n *node) parsePublish(req *csi.NodePublishVolumeRequest) (publish.Publicat
 
 // NodeUnpublishVolume takes the volume away from the target, and before that from
 // the running container that it was attached to for the pod of the target. It
-// needs neither the device nor the staging folder.
+// needs neither the device nor the staging directory.
 func (n *node) NodeUnpublishVolume(ctx context.Context, req *csi.NodeUnpublishVolumeRequest) (*csi.NodeUnpublishVolumeResponse, error) {
 	if err := cmp.Or(checkVolumeID(req.GetVolumeId()), n.paths.check("target_path", req.GetTargetPath())); err != nil {
 		return nil, err

@@ -115,6 +115,6 @@ func (d kubeletDir) resolve(path string) string {
 	return path
 }
 
-func isBelow(path, folder string) bool {
-	return strings.HasPrefix(path, strings.TrimSuffix(folder, "/")+"/")
+func isBelow(path, dir string) bool {
+	return strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
 }

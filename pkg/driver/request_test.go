@@ -80,7 +80,7 @@ func TestNewKubeletDirRefuses(t *testing.T) {
 		}
 	}
 	if _, err := newKubeletDir(t.TempDir() + "/missing"); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("a missing folder: %v, want %v", err, os.ErrNotExist)
+		t.Errorf("a missing directory: %v, want %v", err, os.ErrNotExist)
 	}
 }
 

@@ -14,7 +14,7 @@ import (
 )
 
 // NodeStageVolume verifies the device and records which one it is. Nothing is
-// mounted, and nothing put into the staging folder, which is kubelet's: a raw
+// mounted, and nothing put into the staging directory, which is kubelet's: a raw
 // device needs no place that all pods share.
 func (n *node) NodeStageVolume(ctx context.Context, req *csi.NodeStageVolumeRequest) (*csi.NodeStageVolumeResponse, error) {
 	mode, err := parseCapability(req.GetVolumeCapability())

@@ -18,18 +18,18 @@ import (
 // their content; one that begins with "-> " is a link.
 type tree map[string]string
 
-// device returns what each block device has, in its folder below devices.
-func device(number, folder string, more tree) tree {
+// device returns what each block device has, in its directory below devices.
+func device(number, dir string, more tree) tree {
 	files := tree{
-		"devices/" + folder + "/dev":     number + "\n",
-		"devices/" + folder + "/diskseq": "9\n",
-		"devices/" + folder + "/size":    "2048\n",
-		"devices/" + folder + "/ro":      "0\n",
-		"devices/" + folder + "/stat":    stat(100, 0),
-		"dev/block/" + number:            "-> ../../devices/" + folder,
+		"devices/" + dir + "/dev":     number + "\n",
+		"devices/" + dir + "/diskseq": "9\n",
+		"devices/" + dir + "/size":    "2048\n",
+		"devices/" + dir + "/ro":      "0\n",
+		"devices/" + dir + "/stat":    stat(100, 0),
+		"dev/block/" + number:         "-> ../../devices/" + dir,
 	}
 	for name, content := range more {
-		files["devices/"+folder+"/"+name] = content
+		files["devices/"+dir+"/"+name] = content
 	}
 	return files
 }

@@ -18,19 +18,19 @@ import (
 type found = map[volume.Reason]volume.Severity
 
 const (
-	scsiFolder = "host0/0:0:0:0/block/sda"
-	nvmeFolder = "nvme/nvme0/nvme0n1"
+	scsiDir = "host0/0:0:0:0/block/sda"
+	nvmeDir = "nvme/nvme0/nvme0n1"
 )
 
 func scsi(more tree) tree {
-	return device("8:0", scsiFolder, tree{"device": "-> ../.."}.and(more)).and(tree{
+	return device("8:0", scsiDir, tree{"device": "-> ../.."}.and(more)).and(tree{
 		"devices/host0/0:0:0:0/state":     "running\n",
 		"devices/host0/0:0:0:0/ioerr_cnt": "0x2f\n",
 	})
 }
 
 func nvme() tree {
-	return device("259:0", nvmeFolder, tree{"device": "-> .."}).and(tree{"devices/nvme/nvme0/state": "live\n"})
+	return device("259:0", nvmeDir, tree{"device": "-> .."}).and(tree{"devices/nvme/nvme0/state": "live\n"})
 }
 
 // A disk with which nothing is wrong, and each fault of it that sysfs tells, until it
@@ -49,11 +49,11 @@ func TestFaultsOfADisk(t *testing.T) {
 		"SCSI, being deleted":   {scsi(nil), "8:0", tree{"devices/host0/0:0:0:0/state": "cancel\n"}, found{volume.DeviceOffline: volume.Inaccessible}, ""},
 		"NVMe, dead":            {nvme(), "259:0", tree{"devices/nvme/nvme0/state": "dead\n"}, found{volume.DeviceOffline: volume.Inaccessible}, "nvme0n1 is dead"},
 		"NVMe, being reset":     {nvme(), "259:0", tree{"devices/nvme/nvme0/state": "resetting\n"}, found{volume.DeviceBlocked: volume.Inaccessible}, ""},
-		"read-only":             {scsi(nil), "8:0", tree{"devices/" + scsiFolder + "/ro": "1\n"}, found{volume.DeviceReadOnly: volume.Degraded}, "refuses writes"},
-		"smaller":               {scsi(nil), "8:0", tree{"devices/" + scsiFolder + "/size": "1024\n"}, found{volume.SizeShrank: volume.DataLoss}, "has 524288 bytes, and has had 1048576"},
-		"no medium":             {scsi(nil), "8:0", tree{"devices/" + scsiFolder + "/size": "0\n"}, found{volume.DeviceGone: volume.Inaccessible}, "sda has gone from the node"},
-		"another in its place":  {scsi(nil), "8:0", tree{"devices/" + scsiFolder + "/diskseq": "10\n"}, found{volume.DeviceReplaced: volume.Inaccessible}, "another disk than the one that was staged"},
-		"a fact that is broken": {scsi(nil), "8:0", tree{"devices/" + scsiFolder + "/stat": "1 2 x\n"}, found{volume.CheckFailed: volume.Degraded}, "stat has 3 columns"},
+		"read-only":             {scsi(nil), "8:0", tree{"devices/" + scsiDir + "/ro": "1\n"}, found{volume.DeviceReadOnly: volume.Degraded}, "refuses writes"},
+		"smaller":               {scsi(nil), "8:0", tree{"devices/" + scsiDir + "/size": "1024\n"}, found{volume.SizeShrank: volume.DataLoss}, "has 524288 bytes, and has had 1048576"},
+		"no medium":             {scsi(nil), "8:0", tree{"devices/" + scsiDir + "/size": "0\n"}, found{volume.DeviceGone: volume.Inaccessible}, "sda has gone from the node"},
+		"another in its place":  {scsi(nil), "8:0", tree{"devices/" + scsiDir + "/diskseq": "10\n"}, found{volume.DeviceReplaced: volume.Inaccessible}, "another disk than the one that was staged"},
+		"a fact that is broken": {scsi(nil), "8:0", tree{"devices/" + scsiDir + "/stat": "1 2 x\n"}, found{volume.CheckFailed: volume.Degraded}, "stat has 3 columns"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, test.files)
@@ -95,7 +95,7 @@ func TestReadOnlyIsNoFaultForReaders(t *testing.T) {
 // failed beside them, and nothing by itself.
 func TestIOErrors(t *testing.T) {
 	counter := "devices/host0/0:0:0:0/ioerr_cnt"
-	w := newWorld(t, scsi(nil).and(tree{"block/sda": "-> ../devices/" + scsiFolder}))
+	w := newWorld(t, scsi(nil).and(tree{"block/sda": "-> ../devices/" + scsiDir}))
 	w.want(t, "8:0", nil)
 	w.time = w.time.Add(time.Minute)
 	w.set(t, tree{counter: "0x31\n"})
@@ -114,7 +114,7 @@ func TestIOErrors(t *testing.T) {
 	w.want(t, "8:0", nil)
 	w.noteError(ioError{"sda", "again"})
 	w.want(t, "8:0", found{volume.IOErrors: volume.Degraded}, "1 or more since 2026-11-25T15:02:00Z")
-	w.set(t, tree{"devices/" + scsiFolder + "/diskseq": "10\n"})
+	w.set(t, tree{"devices/" + scsiDir + "/diskseq": "10\n"})
 	if got := w.look(t, Device{Number: linux.DeviceNumber{Major: 8}}); len(got) > 0 {
 		t.Errorf("errors of the disk before are told of another: %v", got)
 	}
@@ -168,7 +168,7 @@ func TestFollow(t *testing.T) {
 
 // Requests that are under way are a fault only where none ends for long.
 func TestIOStalled(t *testing.T) {
-	file := "devices/" + scsiFolder + "/stat"
+	file := "devices/" + scsiDir + "/stat"
 	w := newWorld(t, scsi(tree{"stat": stat(100, 3)}))
 	w.want(t, "8:0", nil)
 	w.time = w.time.Add(stallTime - time.Second)
@@ -187,8 +187,8 @@ func TestIOStalled(t *testing.T) {
 
 // The faults of a disk are those of its partitions, and told once.
 func TestPartition(t *testing.T) {
-	partition := device("8:1", scsiFolder+"/sda1", tree{"partition": "1\n", "ro": "1\n"})
-	delete(partition, "devices/"+scsiFolder+"/sda1/diskseq")
+	partition := device("8:1", scsiDir+"/sda1", tree{"partition": "1\n", "ro": "1\n"})
+	delete(partition, "devices/"+scsiDir+"/sda1/diskseq")
 	w := newWorld(t, scsi(tree{"ro": "1\n"}).and(partition).and(tree{"devices/host0/0:0:0:0/state": "offline\n"}))
 	w.want(t, "8:1", found{volume.DeviceReadOnly: volume.Degraded, volume.DeviceOffline: volume.Inaccessible}, "sda refuses", "sda is offline")
 	got := w.look(t, Device{Number: linux.DeviceNumber{Major: 8, Minor: 1}, Writable: true})
@@ -199,17 +199,17 @@ func TestPartition(t *testing.T) {
 
 // A volume that is made in place of a larger one that was deleted has its number.
 func TestSmallerPartitionIsAnother(t *testing.T) {
-	folder := scsiFolder + "/sda1"
-	w := newWorld(t, scsi(nil).and(device("8:1", folder, tree{"partition": "1\n"})))
+	dir := scsiDir + "/sda1"
+	w := newWorld(t, scsi(nil).and(device("8:1", dir, tree{"partition": "1\n"})))
 	w.want(t, "8:1", nil)
-	w.set(t, tree{"devices/" + folder + "/size": "1024\n"})
+	w.set(t, tree{"devices/" + dir + "/size": "1024\n"})
 	w.want(t, "8:1", nil)
 }
 
 // mirror is an array of two disks.
 func mirror(level string, firstState, secondState string) tree {
 	return device("9:0", "virtual/block/md0", tree{
-		"md/level": level + "\n", "slaves/sda": "-> ../../../../" + scsiFolder, "slaves/sdb": "-> ../../../../host1/0:0:0:0/block/sdb",
+		"md/level": level + "\n", "slaves/sda": "-> ../../../../" + scsiDir, "slaves/sdb": "-> ../../../../host1/0:0:0:0/block/sdb",
 	}).and(scsi(nil)).and(device("8:16", "host1/0:0:0:0/block/sdb", tree{"device": "-> ../.."})).and(tree{
 		"devices/host0/0:0:0:0/state": firstState + "\n", "devices/host1/0:0:0:0/state": secondState + "\n",
 	})

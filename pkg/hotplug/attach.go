@@ -87,7 +87,7 @@ func (m *Manager) Plan(ctx context.Context, request Request) (Plan, error) {
 		grant = fmt.Sprintf("grant nothing: by its own rules the container may open device %s already", one.Number)
 	}
 	return Plan{one.Attachment, []string{
-		"record that it is wanted, in " + m.records.folder,
+		"record that it is wanted, in " + m.records.dir,
 		"see that nothing else uses " + ends.device.String(),
 		grant,
 		fmt.Sprintf("make the node %s in the container, for user %d and group %d", one.Path, ends.container.uid, ends.container.gid),

@@ -9,7 +9,7 @@ import (
 
 // An attachment that has lost its device is a condition of its volume, and of no other.
 func TestConditions(t *testing.T) {
-	m := &Manager{records: records{folder: t.TempDir(), boot: "boot"}}
+	m := &Manager{records: records{dir: t.TempDir(), boot: "boot"}}
 	for id, state := range map[string]State{"a": Lost, "b": Attached, "c": Held} {
 		one := record{Attachment: Attachment{
 			ID: id, State: state, Reason: "the disk has gone", Since: time.Date(2026, 11, 24, 3, 0, 0, 0, time.UTC),

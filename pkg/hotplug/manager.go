@@ -72,7 +72,7 @@ type runtime interface {
 
 // Options say what a manager works with.
 type Options struct {
-	// StateDir is where it makes a folder for its records. It need not outlive the
+	// StateDir is where it makes a directory for its records. It need not outlive the
 	// boot, as no container does.
 	StateDir string
 	// Volumes are the volumes of this node.
@@ -137,7 +137,7 @@ func New(options Options) (*Manager, error) {
 		return nil, fmt.Errorf("tell which processes are seen: %w", err)
 	}
 	return &Manager{
-		records:        records{filepath.Join(options.StateDir, recordsFolder), strings.TrimSpace(string(boot)), namespace},
+		records:        records{filepath.Join(options.StateDir, recordsDir), strings.TrimSpace(string(boot)), namespace},
 		volumes:        options.Volumes,
 		inflight:       options.Inflight,
 		runtime:        options.Runtime,

@@ -16,7 +16,7 @@ import (
 // container runs as, who is often not root.
 const nodeMode = 0o660
 
-// place is where a node is made in a container: the folder, held by a handle, and
+// place is where a node is made in a container: the directory, held by a handle, and
 // the name in it. All that lies in a container may be the work of its owner, so
 // no link is followed on the way there, and nothing is believed of what is found.
 type place struct {
@@ -36,15 +36,15 @@ func openPlace(container *container, p string) (place, error) {
 		return place{}, err
 	}
 	defer root.Close()
-	folder, name := path.Split(p)
-	dir, err := linux.OpenDirBelow(root, folder)
+	parent, name := path.Split(p)
+	dir, err := linux.OpenDirBelow(root, parent)
 	switch {
 	case errors.Is(err, syscall.ELOOP):
-		return place{}, fmt.Errorf("%w: there is a symbolic link on the way to %s in the container; links are not followed there, name the folder itself", volume.ErrPrecondition, p)
+		return place{}, fmt.Errorf("%w: there is a symbolic link on the way to %s in the container; links are not followed there, name the directory itself", volume.ErrPrecondition, p)
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR):
-		return place{}, fmt.Errorf("%w: the container has no folder %s; make it there, or choose another path", volume.ErrPrecondition, path.Clean(folder))
+		return place{}, fmt.Errorf("%w: the container has no directory %s; make it there, or choose another path", volume.ErrPrecondition, path.Clean(parent))
 	case err != nil:
-		return place{}, fmt.Errorf("open the folder of %s in the container: %w", p, err)
+		return place{}, fmt.Errorf("open the directory of %s in the container: %w", p, err)
 	}
 	return place{container: container, path: p, dir: dir, name: name, root: rootInfo}, nil
 }
@@ -116,11 +116,11 @@ func (p place) check() error {
 	}
 	switch {
 	case info.ID.Device == hostInfo.ID.Device:
-		return fmt.Errorf("%w: the folder of %s in the container is the host's own /dev, where every device of the host is already; a node made there would be made on the host", volume.ErrPrecondition, p.path)
+		return fmt.Errorf("%w: the directory of %s in the container is the host's own /dev, where every device of the host is already; a node made there would be made on the host", volume.ErrPrecondition, p.path)
 	case flags.ReadOnly:
-		return fmt.Errorf("%w: the folder of %s is read-only in the container; that is what its owner chose, so choose another path (an emptyDir volume will do), or let the container have a writable /dev", volume.ErrPrecondition, p.path)
+		return fmt.Errorf("%w: the directory of %s is read-only in the container; that is what its owner chose, so choose another path (an emptyDir volume will do), or let the container have a writable /dev", volume.ErrPrecondition, p.path)
 	case flags.NoDevices && !p.container.foreign:
-		return fmt.Errorf("%w: the folder of %s is on a filesystem mounted with nodev in the container, where no device can be opened; choose another path, such as one in /dev", volume.ErrPrecondition, p.path)
+		return fmt.Errorf("%w: the directory of %s is on a filesystem mounted with nodev in the container, where no device can be opened; choose another path, such as one in /dev", volume.ErrPrecondition, p.path)
 	}
 	return nil
 }
@@ -173,7 +173,7 @@ func (p place) makeHere(number linux.DeviceNumber) (linux.FileID, error) {
 // makeNode makes the node in the container's own filesystem.
 func (p place) makeNode(number linux.DeviceNumber) error {
 	err := linux.MakeBlockNode(p.dir, p.name, number)
-	// ENOENT: a filesystem of the kernel's, such as /proc; or the folder was removed.
+	// ENOENT: a filesystem of the kernel's, such as /proc; or the directory was removed.
 	if errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.EEXIST) {
 		return fmt.Errorf("%w: no node can be made at %s in the container, choose another path: %w", volume.ErrPrecondition, p.path, err)
 	}
@@ -186,7 +186,7 @@ func (p place) makeNode(number linux.DeviceNumber) error {
 		return fmt.Errorf("open the node in the container: %w", err)
 	}
 	defer node.Close()
-	folder, err := linux.Stat(p.dir)
+	parent, err := linux.Stat(p.dir)
 	if err != nil {
 		return err
 	}
@@ -196,7 +196,7 @@ func (p place) makeNode(number linux.DeviceNumber) error {
 	}
 	// What the container puts in its place must not be given away: neither another
 	// kind of file, nor a node of the host that is mounted here.
-	if !info.IsBlockDevice() || info.Device != number || info.MountRoot || info.ID.Device != folder.ID.Device {
+	if !info.IsBlockDevice() || info.Device != number || info.MountRoot || info.ID.Device != parent.ID.Device {
 		return fmt.Errorf("%w: %s in the container is not the node that was just made there; something in the container works on it", volume.ErrAborted, p.path)
 	}
 	if err := linux.SetOwner(node, p.container.uid, p.container.gid, nodeMode); err != nil {

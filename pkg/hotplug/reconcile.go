@@ -188,7 +188,7 @@ func (m *Manager) restore(ctx context.Context, one *record, number linux.DeviceN
 	node, err := m.makeNode(container, one.Path, number)
 	reason := ""
 	if errors.Is(err, volume.ErrPrecondition) || errors.Is(err, linux.ErrStuck) {
-		// The container has put something else there, or closed the folder, or its
+		// The container has put something else there, or closed the directory, or its
 		// filesystem hangs.
 		node, reason, err = one.Node, err.Error(), nil
 	}
@@ -200,7 +200,7 @@ func (m *Manager) restore(ctx context.Context, one *record, number linux.DeviceN
 }
 
 // sweep takes away every access that was granted and that no record tells of: the
-// folder of the records may have been lost.
+// directory of the records may have been lost.
 func (m *Manager) sweep(ctx context.Context) error {
 	granted, err := devcgroup.Granted(m.hierarchies)
 	if err != nil {

@@ -37,8 +37,8 @@ const recordSuffix = ".json"
 
 // records are the records of the attachments of this node, one file for each.
 type records struct {
-	folder string
-	boot   string
+	dir  string
+	boot string
 	// namespace is the plugin's PID namespace.
 	namespace string
 }
@@ -46,7 +46,7 @@ type records struct {
 // all returns the records of this boot, and removes those of earlier ones, whose
 // containers have ended.
 func (r records) all() ([]record, error) {
-	names, err := linux.ReadNames(r.folder)
+	names, err := linux.ReadNames(r.dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -84,7 +84,7 @@ func (r records) checkVisible(one record) error {
 }
 
 func (r records) read(name string) (record, error) {
-	path := filepath.Join(r.folder, name)
+	path := filepath.Join(r.dir, name)
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return record{}, fmt.Errorf("read the record of an attachment: %w", err)
@@ -112,10 +112,10 @@ func (r records) write(one record) error {
 }
 
 func (r records) replace(id string, text []byte) error {
-	if err := os.MkdirAll(r.folder, 0o700); err != nil {
+	if err := os.MkdirAll(r.dir, 0o700); err != nil {
 		return err
 	}
-	path := filepath.Join(r.folder, id+recordSuffix)
+	path := filepath.Join(r.dir, id+recordSuffix)
 	file, err := os.OpenFile(path+".new", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
@@ -131,7 +131,7 @@ func (r records) replace(id string, text []byte) error {
 }
 
 func (r records) remove(id string) error {
-	err := os.Remove(filepath.Join(r.folder, id+recordSuffix))
+	err := os.Remove(filepath.Join(r.dir, id+recordSuffix))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove the record of an attachment: %w", err)
 	}
@@ -144,12 +144,12 @@ func (r records) remove(id string) error {
 
 // sync makes durable which records there are.
 func (r records) sync() error {
-	folder, err := os.Open(r.folder)
+	dir, err := os.Open(r.dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	return errors.Join(folder.Sync(), folder.Close())
+	return errors.Join(dir.Sync(), dir.Close())
 }

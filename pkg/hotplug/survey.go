@@ -24,15 +24,15 @@ type Recorded struct {
 	Err error
 }
 
-// Survey returns the records of all attachments in the state folder of a node, in the
+// Survey returns the records of all attachments in the state directory of a node, in the
 // order of their files, and changes none.
 func Survey(stateDir string) ([]Recorded, error) {
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id") // random(4)
 	if err != nil {
 		return nil, fmt.Errorf("tell this boot from the last one: %w", err)
 	}
-	r := records{folder: filepath.Join(stateDir, recordsFolder)}
-	names, err := linux.ReadNames(r.folder)
+	r := records{dir: filepath.Join(stateDir, recordsDir)}
+	names, err := linux.ReadNames(r.dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -50,15 +50,15 @@ func Survey(stateDir string) ([]Recorded, error) {
 			continue
 		}
 		found = append(found, Recorded{
-			Attachment: one.Attachment, File: filepath.Join(r.folder, name),
+			Attachment: one.Attachment, File: filepath.Join(r.dir, name),
 			Current: one.Boot == strings.TrimSpace(string(boot)), Err: err,
 		})
 	}
 	return found, nil
 }
 
-// recordsFolder is the folder of the records in the state folder.
-const recordsFolder = "attachments"
+// recordsDir is the directory of the records in the state directory.
+const recordsDir = "attachments"
 
 // ClaimedBy returns the ID of the attachment that a device is staged for, if it is
 // staged for one and not as a volume.

@@ -31,7 +31,7 @@ func TestRequestCheck(t *testing.T) {
 		"relative path":     {func(r *Request) { r.Path = "dev/xvdb" }, `path is "dev/xvdb"`},
 		"no path":           {func(r *Request) { r.Path = "" }, `path is ""`},
 		"root":              {func(r *Request) { r.Path = "/" }, `path is "/"`},
-		"folder":            {func(r *Request) { r.Path = "/dev/" }, `path is "/dev/"`},
+		"directory":         {func(r *Request) { r.Path = "/dev/" }, `path is "/dev/"`},
 		"path with ..":      {func(r *Request) { r.Path = "/dev/../etc/passwd" }, "expected a plain absolute path"},
 		"path with a line":  {func(r *Request) { r.Path = "/dev/a\nb" }, "control characters"},
 		"long path":         {func(r *Request) { r.Path = "/" + strings.Repeat("a", 4095) }, "expected a plain absolute path"},

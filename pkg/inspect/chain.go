@@ -248,7 +248,7 @@ func (t *tracer) media(vitals blockdev.Vitals) []Link {
 
 // stage returns the record that the volume is staged, and all that follows of it.
 func (t *tracer) stage(ctx context.Context, record publish.Record) []Link {
-	stage := Link{Kind: LinkStage, Name: record.Folder, Detail: "access mode " + string(record.Staged.Mode)}
+	stage := Link{Kind: LinkStage, Name: record.Dir, Detail: "access mode " + string(record.Staged.Mode)}
 	if record.Err != nil {
 		stage.Problem = record.Err.Error()
 	}

@@ -2,7 +2,7 @@
 // them, and the whole way of a volume from its medium to the container that has it.
 //
 // The plugin and rawblockctl use it alike: the plugin with its pools, the tool, where no
-// plugin runs, with what the pools' media and folders tell (Look in the rooms of the
+// plugin runs, with what the pools' media and directories tell (Look in the rooms of the
 // pools). What is returned is the same.
 //
 // Rules. It changes nothing. It is for somebody who has trouble: what cannot be found

@@ -20,7 +20,7 @@ type Options struct {
 	Node string
 	// Driver is the name of the CSI driver.
 	Driver string
-	// StateDir is the folder of the plugin's records, KubeletDir kubelet's.
+	// StateDir is the directory of the plugin's records, KubeletDir kubelet's.
 	StateDir, KubeletDir string
 	// Pools are those of the configuration.
 	Pools []Source
@@ -39,7 +39,7 @@ type Options struct {
 type Source struct {
 	// Name is the name of the pool, Kind the key of its kind in the configuration.
 	Name, Kind string
-	// Directory is the folder of a pool of files.
+	// Directory is the directory of a pool of files.
 	Directory string
 	// Volumes tells what is in it; nil where Err says why nothing does.
 	Volumes Volumes

@@ -1,4 +1,4 @@
-// Package kubelet reads what kubelet has on this node of raw block volumes: folders,
+// Package kubelet reads what kubelet has on this node of raw block volumes: directories,
 // mounts, links, and what it noted of each volume. It changes nothing.
 //
 // The layout is that of Kubernetes 1.37 (pkg/volume/csi/csi_block.go and
@@ -12,7 +12,7 @@
 // NAME is that of the PersistentVolume, POD the UID of the pod. A loop device over
 // its own mount, which it makes with losetup, keeps the device from being taken away.
 //
-// Drivers share the folders: a volume is one's own only if kubelet noted so, or what
+// Drivers share the directories: a volume is one's own only if kubelet noted so, or what
 // is published there is.
 package kubelet
 
@@ -87,13 +87,13 @@ var ErrNotKubelet = fmt.Errorf("%w: there are neither pods nor block volumes in 
 // asked to do happens in it, so its container has no other part of kubelet's for mounts.
 const VolumeDevices = "plugins/kubernetes.io/csi/volumeDevices"
 
-// Folders of that folder which are not the names of volumes.
+// Directories of that directory which are not the names of volumes.
 const (
-	publishFolder = "publish"
-	stagingFolder = "staging"
+	publishDir = "publish"
+	stagingDir = "staging"
 )
 
-// Volumes returns what kubelet has in its folder (--root-dir), in the order of the
+// Volumes returns what kubelet has in its directory (--root-dir), in the order of the
 // names. Links on the way to the directory are followed. Errors: ErrNotKubelet.
 func Volumes(dir string) ([]Volume, error) {
 	dir, err := filepath.EvalSymlinks(dir)
@@ -143,7 +143,7 @@ func podsOf(dir string) (string, error) {
 	return "", nil
 }
 
-// mountsBelow returns what is mounted on each path below a folder, from the lowest.
+// mountsBelow returns what is mounted on each path below a directory, from the lowest.
 func mountsBelow(dir string) (map[string][]string, error) {
 	table, err := mount.ParseMountInfo("/proc/self/mountinfo")
 	if err != nil {
@@ -160,15 +160,15 @@ func mountsBelow(dir string) (map[string][]string, error) {
 
 func volumeNames(dir string) ([]string, error) {
 	var names []string
-	for _, folder := range []string{VolumeDevices, filepath.Join(VolumeDevices, publishFolder)} {
-		entries, err := readNames(filepath.Join(dir, folder))
+	for _, part := range []string{VolumeDevices, filepath.Join(VolumeDevices, publishDir)} {
+		entries, err := readNames(filepath.Join(dir, part))
 		if err != nil {
 			return nil, err
 		}
 		names = append(names, entries...)
 	}
 	slices.Sort(names)
-	names = slices.DeleteFunc(slices.Compact(names), func(name string) bool { return name == publishFolder || name == stagingFolder })
+	names = slices.DeleteFunc(slices.Compact(names), func(name string) bool { return name == publishDir || name == stagingDir })
 	return names, nil
 }
 
@@ -177,17 +177,17 @@ func volumeNames(dir string) ([]string, error) {
 func TargetDir(staging string) string {
 	above, name := filepath.Split(staging)
 	base := filepath.Dir(filepath.Clean(above))
-	if filepath.Base(above) != stagingFolder || !isVolumeDevices(base) {
+	if filepath.Base(above) != stagingDir || !isVolumeDevices(base) {
 		return ""
 	}
-	return filepath.Join(base, publishFolder, name)
+	return filepath.Join(base, publishDir, name)
 }
 
 // IsTarget reports whether a path is one where kubelet has a driver publish: then all
 // targets of the volume are beside it.
 func IsTarget(path string) bool {
 	above := filepath.Dir(filepath.Dir(path))
-	return filepath.Base(above) == publishFolder && isVolumeDevices(filepath.Dir(above))
+	return filepath.Base(above) == publishDir && isVolumeDevices(filepath.Dir(above))
 }
 
 // MapOf returns the path where kubelet mounts what is published at a target of its own.
@@ -199,8 +199,8 @@ func MapOf(target string) string {
 
 func isVolumeDevices(path string) bool { return strings.HasSuffix(path, "/"+VolumeDevices) }
 
-func readNames(folder string) ([]string, error) {
-	names, err := linux.ReadNames(folder)
+func readNames(dir string) ([]string, error) {
+	names, err := linux.ReadNames(dir)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
 		return nil, nil
 	}
@@ -226,7 +226,7 @@ func readVolume(dir, podsDir, name string, mounts map[string][]string) (Volume, 
 	} else if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR) {
 		return Volume{}, err
 	}
-	targets, maps := filepath.Join(base, publishFolder, name), filepath.Join(base, name, "dev")
+	targets, maps := filepath.Join(base, publishDir, name), filepath.Join(base, name, "dev")
 	pods, err := readNames(targets)
 	if err != nil {
 		return Volume{}, err

@@ -16,7 +16,7 @@ import (
 
 func TestMain(m *testing.M) { rig.Main(m) }
 
-// write makes the files, and the folders with a slash at the end.
+// write makes the files, and the directories with a slash at the end.
 func write(t *testing.T, dir string, files map[string]string) {
 	t.Helper()
 	for name, content := range files {
@@ -32,8 +32,8 @@ func write(t *testing.T, dir string, files map[string]string) {
 
 const devices = "plugins/kubernetes.io/csi/volumeDevices/"
 
-// What kubelet has is read from its folders and from the mount table, also by a link to
-// its folder.
+// What kubelet has is read from its directories and from the mount table, also by a link to
+// its directory.
 func TestVolumes(t *testing.T) {
 	dir, disk := rig.KubeletDir(t), rig.NewDisk(t, rig.MiB)
 	write(t, dir, map[string]string{
@@ -106,6 +106,6 @@ func TestNotKubelet(t *testing.T) {
 		t.Errorf("with a note that is cut off: %v", err)
 	}
 	if _, err := kubelet.Volumes(dir + "/none"); err == nil {
-		t.Error("a folder that does not exist is no error")
+		t.Error("a directory that does not exist is no error")
 	}
 }

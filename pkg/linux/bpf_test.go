@@ -29,10 +29,10 @@ func newCgroup(t *testing.T) *os.File {
 	path, err := os.MkdirTemp(root, "rawblock-test-")
 	rig.Must(t, err)
 	t.Cleanup(func() { rig.Must(t, os.Remove(path)) })
-	folder, err := os.Open(path)
+	dir, err := os.Open(path)
 	rig.Must(t, err)
-	t.Cleanup(func() { folder.Close() })
-	return folder
+	t.Cleanup(func() { dir.Close() })
+	return dir
 }
 
 func load(t *testing.T, name string, value int32) *linux.Program {
@@ -205,11 +205,11 @@ func TestNotACgroup(t *testing.T) {
 	cgroup := newCgroup(t)
 	below := cgroup.Name() + "/below"
 	rig.Must(t, os.Mkdir(below, 0o755))
-	folder, err := os.Open(below)
+	dir, err := os.Open(below)
 	rig.Must(t, err)
-	defer folder.Close()
+	defer dir.Close()
 	rig.Must(t, os.Remove(below))
-	if ids, _, err := linux.DeviceProgramIDs(folder, false); !errors.Is(err, os.ErrNotExist) {
+	if ids, _, err := linux.DeviceProgramIDs(dir, false); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("one that was removed has the programs %v, %v", ids, err)
 	}
 }

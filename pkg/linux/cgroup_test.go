@@ -88,7 +88,7 @@ func TestAttributesOfRemoved(t *testing.T) {
 func second[T any](_ T, err error) error { return err }
 
 func TestReadAndWriteFileAt(t *testing.T) {
-	dir := folder(t, t.TempDir())
+	dir := openDir(t, t.TempDir())
 	long := strings.Repeat("0123456789", 2000)
 	rig.Must(t, os.WriteFile(dir.Name()+"/file", []byte(long), 0o600))
 	if text, err := linux.ReadFileAt(dir, "file"); err != nil || text != long {

@@ -203,7 +203,7 @@ func statx(dirfd int, name string, flags int) (FileInfo, error) {
 	return info, nil
 }
 
-// ReadNames returns the names in a folder in no order.
+// ReadNames returns the names in a directory in no order.
 func ReadNames(path string) ([]string, error) {
 	dir, err := openAt(unix.AT_FDCWD, path, path, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {

@@ -20,7 +20,7 @@ import (
 func TestStatAt(t *testing.T) {
 	rig.RequireRoot(t)
 	dir := t.TempDir()
-	place := folder(t, dir)
+	place := openDir(t, dir)
 	for _, test := range []struct {
 		name string
 		make func(path string) error
@@ -28,7 +28,7 @@ func TestStatAt(t *testing.T) {
 		says string
 	}{
 		{"file", func(path string) error { return os.WriteFile(path, []byte("12345"), 0o600) }, linux.FileInfo{Size: 5}, "a regular file"},
-		{"folder", func(path string) error { return os.Mkdir(path, 0o700) }, linux.FileInfo{Type: fs.ModeDir}, "a directory"},
+		{"directory", func(path string) error { return os.Mkdir(path, 0o700) }, linux.FileInfo{Type: fs.ModeDir}, "a directory"},
 		{"link", func(path string) error { return os.Symlink("/dev/null", path) }, linux.FileInfo{Type: fs.ModeSymlink}, "a symbolic link"},
 		{"dangling", func(path string) error { return os.Symlink("nowhere", path) }, linux.FileInfo{Type: fs.ModeSymlink}, "a symbolic link"},
 		{"pipe", func(path string) error { return unix.Mkfifo(path, 0o600) }, linux.FileInfo{Type: fs.ModeNamedPipe}, "a named pipe"},
@@ -87,12 +87,12 @@ func listenOnce(path string) error {
 	return listener.Close()
 }
 
-// A handle stays on what was opened when the folder is moved, and something else
+// A handle stays on what was opened when the directory is moved, and something else
 // is put in its place.
 func TestHandlesFollowTheFile(t *testing.T) {
 	dir := t.TempDir()
 	rig.Must(t, os.Mkdir(dir+"/a", 0o700))
-	place := folder(t, dir+"/a")
+	place := openDir(t, dir+"/a")
 	rig.Must(t, os.Rename(dir+"/a", dir+"/b"))
 	rig.Must(t, os.Symlink("/", dir+"/a"))
 	rig.Must(t, linux.CreateFile(place, "file"))
@@ -103,7 +103,7 @@ func TestHandlesFollowTheFile(t *testing.T) {
 
 func TestCreateFileTakesNothingOver(t *testing.T) {
 	dir := t.TempDir()
-	place := folder(t, dir)
+	place := openDir(t, dir)
 	newFile(t, dir+"/file")
 	rig.Must(t, os.Symlink(dir+"/made", dir+"/link"))
 	for _, name := range []string{"file", "link"} {
@@ -122,14 +122,14 @@ func TestCreateFileTakesNothingOver(t *testing.T) {
 
 func TestRemoveFile(t *testing.T) {
 	dir := t.TempDir()
-	place := folder(t, dir)
+	place := openDir(t, dir)
 	rig.Must(t, os.Symlink(newFile(t, dir+"/file"), dir+"/link"))
-	rig.Must(t, os.Mkdir(dir+"/folder", 0o700))
+	rig.Must(t, os.Mkdir(dir+"/directory", 0o700))
 	rig.Must(t, linux.RemoveFile(place, "link"))
 	if _, err := os.Lstat(dir + "/file"); err != nil {
 		t.Errorf("what the link leads to has gone: %v", err)
 	}
-	if err := linux.RemoveFile(place, "folder"); !errors.Is(err, unix.EISDIR) {
+	if err := linux.RemoveFile(place, "directory"); !errors.Is(err, unix.EISDIR) {
 		t.Errorf("removing a directory: %v, want %v", err, unix.EISDIR)
 	}
 	if err := linux.RemoveFile(place, "link"); !errors.Is(err, fs.ErrNotExist) {
@@ -164,10 +164,10 @@ func TestReopen(t *testing.T) {
 func TestOpenDeviceAtDoesNotFollowLinks(t *testing.T) {
 	disk, dir := rig.NewDisk(t, rig.MiB), t.TempDir()
 	rig.Must(t, os.Symlink(disk.Path, dir+"/link"))
-	if _, err := linux.OpenDeviceAt(folder(t, dir), "link"); !errors.Is(err, unix.ELOOP) {
+	if _, err := linux.OpenDeviceAt(openDir(t, dir), "link"); !errors.Is(err, unix.ELOOP) {
 		t.Errorf("a link: %v, want %v", err, unix.ELOOP)
 	}
-	opened, err := linux.OpenDeviceAt(folder(t, filepath.Dir(disk.Path)), filepath.Base(disk.Path))
+	opened, err := linux.OpenDeviceAt(openDir(t, filepath.Dir(disk.Path)), filepath.Base(disk.Path))
 	rig.Must(t, err)
 	defer opened.Close()
 	if size, err := linux.BlockSize(opened); err != nil || size != rig.MiB || opened.Name() != disk.Path {
@@ -188,7 +188,7 @@ func TestReadNames(t *testing.T) {
 		}
 	}
 	if _, err := linux.ReadNames(t.TempDir() + "/missing"); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("a missing folder: %v, want %v", err, fs.ErrNotExist)
+		t.Errorf("a missing directory: %v, want %v", err, fs.ErrNotExist)
 	}
 	if _, err := linux.ReadNames(newFile(t, t.TempDir()+"/file")); !errors.Is(err, unix.ENOTDIR) {
 		t.Errorf("a file: %v, want %v", err, unix.ENOTDIR)
@@ -214,7 +214,7 @@ func TestReadLink(t *testing.T) {
 
 func TestDescriptorsDoNotReachChildren(t *testing.T) {
 	dir := t.TempDir()
-	place := folder(t, dir)
+	place := openDir(t, dir)
 	file := handle(t, newFile(t, dir+"/file"))
 	entry, err := linux.OpenPathAt(place, "file")
 	rig.Must(t, err)

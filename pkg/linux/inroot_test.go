@@ -27,7 +27,7 @@ func TestOpenDirBelowInContainer(t *testing.T) {
 	defer root.Close()
 	for path, want := range map[string]error{
 		"/dev": nil, "/dev/real": nil, "/dev/../mnt": nil, "/../../../dev/real": nil,
-		"/proc/1":  nil, // A folder of the container's own /proc.
+		"/proc/1":  nil, // A directory of the container's own /proc.
 		"/dev/out": syscall.ELOOP, "/dev/up": syscall.ELOOP, "/dev/magic": syscall.ELOOP, "/dev/two": syscall.ELOOP, "/dev/near": syscall.ELOOP,
 		"/proc/self": syscall.ELOOP, "/proc/self/root": syscall.ELOOP, "/proc/1/root": syscall.ELOOP, "/proc/1/cwd/dev": syscall.ELOOP,
 		outside: syscall.ENOENT,
@@ -56,7 +56,7 @@ func TestUmask(t *testing.T) {
 	rig.RequireRoot(t)
 	number := linux.DeviceNumber{Major: 7, Minor: 1<<20 - 1}
 	for _, umask := range []int{0, 0o022, 0o777} {
-		dir := folder(t, t.TempDir())
+		dir := openDir(t, t.TempDir())
 		before := unix.Umask(umask)
 		err := linux.MakeBlockNode(dir, "node", number)
 		unix.Umask(before)
@@ -83,13 +83,13 @@ func TestUmask(t *testing.T) {
 // A node of one's own in a filesystem that cannot be written, or where a link is.
 func TestMakeBlockNodeRefused(t *testing.T) {
 	path := rig.StateDir(t)
-	dir, number := folder(t, path), linux.DeviceNumber{Major: 7}
+	dir, number := openDir(t, path), linux.DeviceNumber{Major: 7}
 	rig.Must(t, os.Symlink(t.TempDir()+"/elsewhere", path+"/link"))
 	if err := linux.MakeBlockNode(dir, "link", number); !errors.Is(err, syscall.EEXIST) {
 		t.Errorf("where a link leads elsewhere: %v", err)
 	}
 	rig.Must(t, unix.Mount("", path, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, ""))
-	if err := linux.MakeBlockNode(folder(t, path), "node", number); !errors.Is(err, syscall.EROFS) {
+	if err := linux.MakeBlockNode(openDir(t, path), "node", number); !errors.Is(err, syscall.EROFS) {
 		t.Errorf("in a filesystem that is read-only: %v", err)
 	}
 }
@@ -97,7 +97,7 @@ func TestMakeBlockNodeRefused(t *testing.T) {
 // The file belongs to the user, and this process to root, whatever thread it runs on.
 func TestCreateFileAs(t *testing.T) {
 	rig.RequireRoot(t)
-	dir := folder(t, t.TempDir())
+	dir := openDir(t, t.TempDir())
 	rig.Must(t, os.Chmod(dir.Name(), 0o777))
 	for range 20 {
 		rig.Must(t, linux.CreateFileAs(dir, "theirs", 1234, 5678))

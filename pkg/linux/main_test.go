@@ -24,8 +24,8 @@ func handle(t *testing.T, path string) *linux.File {
 	return file
 }
 
-// folder opens a handle on the directory at path until the test ends.
-func folder(t *testing.T, path string) *linux.File {
+// openDir opens a handle on the directory at path until the test ends.
+func openDir(t *testing.T, path string) *linux.File {
 	t.Helper()
 	file, err := linux.OpenDir(path)
 	rig.Must(t, err)

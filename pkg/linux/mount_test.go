@@ -26,7 +26,7 @@ func TestBindFile(t *testing.T) {
 			target := newFile(t, dir+"/target")
 			rig.Must(t, bind(handle(t, disk.Path), handle(t, target)))
 
-			info, err := linux.StatAt(folder(t, dir), "target")
+			info, err := linux.StatAt(openDir(t, dir), "target")
 			rig.Must(t, err)
 			if !info.IsBlockDevice() || info.Device != disk.Number() || !info.MountRoot {
 				t.Errorf("at the target there is %+v, want the disk %s, mounted", info, disk.Number())
@@ -58,7 +58,7 @@ func TestBindFileMountsWhatWasOpened(t *testing.T) {
 			rig.Must(t, os.Remove(link))
 			rig.Must(t, os.Symlink(other.Path, link))
 			rig.Must(t, bind(source, handle(t, newFile(t, dir+"/target"))))
-			if info, err := linux.StatAt(folder(t, dir), "target"); err != nil || info.Device != disk.Number() {
+			if info, err := linux.StatAt(openDir(t, dir), "target"); err != nil || info.Device != disk.Number() {
 				t.Errorf("mounted %s (%v), want %s", info.Device, err, disk.Number())
 			}
 		})
@@ -114,7 +114,7 @@ func mountsOfThread(t *testing.T) int {
 
 func TestUnmountTakesTheTopmost(t *testing.T) {
 	disk, other, dir := rig.NewDisk(t, rig.MiB), rig.NewDisk(t, rig.MiB), rig.KubeletDir(t)
-	place := folder(t, dir)
+	place := openDir(t, dir)
 	newFile(t, dir+"/target")
 	for _, source := range []*rig.Disk{disk, other} {
 		target, err := linux.OpenPathAt(place, "target")
@@ -137,7 +137,7 @@ func TestUnmountTakesTheTopmost(t *testing.T) {
 
 func TestUnmountInUse(t *testing.T) {
 	disk, dir := rig.NewDisk(t, rig.MiB), rig.KubeletDir(t)
-	place, target := folder(t, dir), newFile(t, dir+"/target")
+	place, target := openDir(t, dir), newFile(t, dir+"/target")
 	rig.Must(t, bindOnce(t, disk.Path, target))
 	user := device(t, target)
 	if err := linux.Unmount(place, "target", false); !errors.Is(err, unix.EBUSY) {
@@ -154,7 +154,7 @@ func TestUnmountInUse(t *testing.T) {
 
 func TestUnmountDoesNotFollowLinks(t *testing.T) {
 	disk, dir := rig.NewDisk(t, rig.MiB), rig.KubeletDir(t)
-	place, target := folder(t, dir), newFile(t, dir+"/target")
+	place, target := openDir(t, dir), newFile(t, dir+"/target")
 	rig.Must(t, bindOnce(t, disk.Path, target))
 	rig.Must(t, os.Symlink(target, dir+"/link"))
 	for _, lazy := range []bool{false, true} {

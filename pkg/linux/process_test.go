@@ -67,7 +67,7 @@ func TestEnded(t *testing.T) {
 	if _, err := linux.OpenProcess(command.Process.Pid); !errors.Is(err, syscall.ESRCH) {
 		t.Errorf("holding a process that is not there: %v", err)
 	}
-	if err := process.UnmountTree(folder(t, "/"), "x"); !errors.Is(err, syscall.ESRCH) {
+	if err := process.UnmountTree(openDir(t, "/"), "x"); !errors.Is(err, syscall.ESRCH) {
 		t.Errorf("entering a process that is not there: %v", err)
 	}
 }
@@ -82,7 +82,7 @@ func TestOpenDirBelow(t *testing.T) {
 	} {
 		rig.Must(t, os.Symlink(target, filepath.Join(root, name)))
 	}
-	handle := folder(t, root)
+	handle := openDir(t, root)
 	for path, want := range map[string]error{
 		"/dev": nil, "/dev/": nil, "/dev/disk": nil, "/": nil, "dev": nil,
 		"/../../dev": nil, // As in a process whose root this is.
@@ -101,7 +101,7 @@ func TestOpenDirBelow(t *testing.T) {
 
 func TestMakeBlockNode(t *testing.T) {
 	rig.RequireRoot(t)
-	dir, number := folder(t, t.TempDir()), linux.DeviceNumber{Major: 259, Minor: 70000}
+	dir, number := openDir(t, t.TempDir()), linux.DeviceNumber{Major: 259, Minor: 70000}
 	rig.Must(t, linux.MakeBlockNode(dir, "node", number))
 	node, err := linux.OpenPathAt(dir, "node")
 	rig.Must(t, err)
@@ -136,7 +136,7 @@ func TestFlagsOf(t *testing.T) {
 		0: {}, unix.MS_RDONLY: {ReadOnly: true}, unix.MS_NODEV: {NoDevices: true},
 	} {
 		rig.Must(t, unix.Mount("", path, "", unix.MS_REMOUNT|unix.MS_BIND|flags, ""))
-		got, err := linux.FlagsOf(folder(t, path))
+		got, err := linux.FlagsOf(openDir(t, path))
 		if err != nil || got != want {
 			t.Errorf("with %#x: %+v, %v", flags, got, err)
 		}

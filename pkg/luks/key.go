@@ -31,8 +31,8 @@ func CheckKey(key []byte) error {
 // previousSuffix ends the name of the file that has the key before a change.
 const previousSuffix = ".previous"
 
-// KeyDirectory is a folder of keys: in each file one, as it is, named like the file.
-// It may be a Secret that is mounted: links that stay in the folder are followed.
+// KeyDirectory is a directory of keys: in each file one, as it is, named like the file.
+// It may be a Secret that is mounted: links that stay in the directory are followed.
 type KeyDirectory string
 
 // Keys returns the key of a name, and that before a change where there is one.

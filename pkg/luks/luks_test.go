@@ -244,10 +244,10 @@ func TestWithoutDeviceMapper(t *testing.T) {
 }
 
 func TestKeyDirectory(t *testing.T) {
-	folder := t.TempDir()
-	keys := luks.KeyDirectory(folder)
+	dir := t.TempDir()
+	keys := luks.KeyDirectory(dir)
 	write := func(name, content string, mode os.FileMode) {
-		path := filepath.Join(folder, name)
+		path := filepath.Join(dir, name)
 		rig.Must(t, os.MkdirAll(filepath.Dir(path), 0o755))
 		rig.Must(t, os.WriteFile(path, []byte(content), mode))
 		rig.Must(t, os.Chmod(path, mode))
@@ -258,8 +258,8 @@ func TestKeyDirectory(t *testing.T) {
 	write("changed.previous", good+"\n", 0o400)
 	// As kubelet mounts a Secret.
 	write("..2026_11_24/linked", good, 0o400)
-	rig.Must(t, os.Symlink("..2026_11_24", folder+"/..data"))
-	rig.Must(t, os.Symlink("..data/linked", folder+"/linked"))
+	rig.Must(t, os.Symlink("..2026_11_24", dir+"/..data"))
+	rig.Must(t, os.Symlink("..data/linked", dir+"/linked"))
 	for name, want := range map[string][]string{"good": {good}, "changed": {good, good + "\n"}, "linked": {good}} {
 		got, err := keys.Keys(name)
 		if err != nil || len(got) != len(want) || string(got[0]) != want[0] || string(got[len(got)-1]) != want[len(want)-1] {
@@ -269,11 +269,11 @@ func TestKeyDirectory(t *testing.T) {
 
 	outside := filepath.Join(t.TempDir(), "secret")
 	rig.Must(t, os.WriteFile(outside, []byte(good), 0o400))
-	rig.Must(t, os.Symlink(outside, folder+"/outside"))
-	rig.Must(t, exec.CommandContext(t.Context(), "mkfifo", "-m", "400", folder+"/pipe").Run())
-	rig.Must(t, os.Mkdir(folder+"/folder", 0o700))
+	rig.Must(t, os.Symlink(outside, dir+"/outside"))
+	rig.Must(t, exec.CommandContext(t.Context(), "mkfifo", "-m", "400", dir+"/pipe").Run())
+	rig.Must(t, os.Mkdir(dir+"/directory", 0o700))
 	write("foreign", good, 0o400)
-	rig.Must(t, os.Chown(folder+"/foreign", 65534, 65534))
+	rig.Must(t, os.Chown(dir+"/foreign", 65534, 65534))
 	write("group", good, 0o440)
 	write("world", good, 0o404)
 	write("short", good[1:], 0o400)
@@ -281,7 +281,7 @@ func TestKeyDirectory(t *testing.T) {
 	write("half", good, 0o400)
 	write("half.previous", good[1:], 0o400)
 	for name, want := range map[string]error{
-		"absent": volume.ErrPrecondition, "outside": volume.ErrPrecondition, "pipe": volume.ErrPrecondition, "folder": volume.ErrPrecondition,
+		"absent": volume.ErrPrecondition, "outside": volume.ErrPrecondition, "pipe": volume.ErrPrecondition, "directory": volume.ErrPrecondition,
 		"foreign": volume.ErrPrecondition, "group": volume.ErrPrecondition, "world": volume.ErrPrecondition, "short": volume.ErrInvalid, "long": volume.ErrInvalid, "half": volume.ErrInvalid,
 		"": volume.ErrInvalid, ".": volume.ErrInvalid, "..": volume.ErrInvalid, "../x": volume.ErrInvalid, "a/b": volume.ErrInvalid, "-x": volume.ErrInvalid, "a\x00": volume.ErrInvalid,
 	} {
@@ -291,8 +291,8 @@ func TestKeyDirectory(t *testing.T) {
 			t.Errorf("%q: the error shows the key: %v", name, err)
 		}
 	}
-	if _, err := luks.KeyDirectory(folder + "/none").Keys("good"); !errors.Is(err, volume.ErrPrecondition) {
-		t.Errorf("without a folder: %v", err)
+	if _, err := luks.KeyDirectory(dir + "/none").Keys("good"); !errors.Is(err, volume.ErrPrecondition) {
+		t.Errorf("without a directory: %v", err)
 	}
 }
 

@@ -13,19 +13,19 @@ import (
 
 // One has it at a time; who waits gets it once it is given up.
 func TestTake(t *testing.T) {
-	folder := filepath.Join(t.TempDir(), "state")
-	first, err := nodelock.Take(t.Context(), folder)
+	dir := filepath.Join(t.TempDir(), "state")
+	first, err := nodelock.Take(t.Context(), dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	hurried, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
-	if _, err := nodelock.Take(hurried, folder); !errors.Is(err, volume.ErrAborted) {
+	if _, err := nodelock.Take(hurried, dir); !errors.Is(err, volume.ErrAborted) {
 		t.Errorf("a second one got %v", err)
 	}
 	got := make(chan error)
 	go func() {
-		second, err := nodelock.Take(t.Context(), folder)
+		second, err := nodelock.Take(t.Context(), dir)
 		if err == nil {
 			second.Release()
 		}

@@ -93,8 +93,8 @@ func (t Table) nodesOf(pid int) ([]Node, error) {
 	if err != nil && !errors.Is(err, fs.ErrPermission) {
 		return nil, wrap(pid, err)
 	}
-	folder := t.path(pid, "root/dev")
-	entries, err := os.ReadDir(folder)
+	dir := t.path(pid, "root/dev")
+	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrPermission) {
 		return nil, nil // It has more capabilities than we.
 	}
@@ -106,7 +106,7 @@ func (t Table) nodesOf(pid int) ([]Node, error) {
 		if entry.Type() != fs.ModeDevice {
 			continue
 		}
-		info, err := linux.StatPath(filepath.Join(folder, entry.Name()))
+		info, err := linux.StatPath(filepath.Join(dir, entry.Name()))
 		if err == nil && info.IsBlockDevice() {
 			nodes = append(nodes, Node{PID: pid, Path: "/dev/" + entry.Name(), Number: info.Device})
 		}

@@ -27,13 +27,13 @@ func TestNodes(t *testing.T) {
 		rig.Must(t, os.MkdirAll(filepath.Join(table.root, fmt.Sprint(pid), "root"), 0o755))
 	}
 	for pid, names := range map[int][]string{1: {"sda"}, 20: {"wrong"}, 30: {"xvda", "xvdb"}} {
-		folder := filepath.Join(table.root, fmt.Sprint(pid), "root/dev")
-		rig.Must(t, os.MkdirAll(folder, 0o755))
+		dir := filepath.Join(table.root, fmt.Sprint(pid), "root/dev")
+		rig.Must(t, os.MkdirAll(dir, 0o755))
 		for i, name := range names {
-			rig.Must(t, unix.Mknod(filepath.Join(folder, name), unix.S_IFBLK|0o600, int(unix.Mkdev(8, uint32(i)))))
+			rig.Must(t, unix.Mknod(filepath.Join(dir, name), unix.S_IFBLK|0o600, int(unix.Mkdev(8, uint32(i)))))
 		}
-		rig.Must(t, unix.Mknod(filepath.Join(folder, "null"), unix.S_IFCHR|0o600, int(unix.Mkdev(1, 3))))
-		rig.Must(t, os.WriteFile(filepath.Join(folder, "file"), nil, 0o600))
+		rig.Must(t, unix.Mknod(filepath.Join(dir, "null"), unix.S_IFCHR|0o600, int(unix.Mkdev(1, 3))))
+		rig.Must(t, os.WriteFile(filepath.Join(dir, "file"), nil, 0o600))
 	}
 	got, err := table.Nodes() // Process 40 has no /dev.
 	rig.Must(t, err)

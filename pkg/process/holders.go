@@ -115,16 +115,16 @@ func (s *search) descriptors(pid int, found *Holder) error {
 	if err != nil {
 		return err
 	}
-	for _, folder := range tables {
-		names, err := linux.ReadNames(s.table.path(pid, folder+"fd"))
-		if hasEnded(err) && folder != "" {
+	for _, dir := range tables {
+		names, err := linux.ReadNames(s.table.path(pid, dir+"fd"))
+		if hasEnded(err) && dir != "" {
 			continue // The thread has ended.
 		}
 		if err != nil {
 			return wrap(pid, err)
 		}
 		for _, name := range names {
-			node, is, err := s.descriptor(pid, folder, name)
+			node, is, err := s.descriptor(pid, dir, name)
 			switch {
 			case err != nil:
 				found.Unknown = append(found.Unknown, fmt.Sprintf("descriptor %s: %v", name, err))
@@ -155,8 +155,8 @@ func (s *search) tables(pid int) ([]string, error) {
 
 // isOpen reports whether a descriptor of a node has the device open. One that only
 // names the node (O_PATH) has not: whoever opens the device by it is checked then.
-func (s *search) isOpen(pid int, folder, descriptor string) (bool, error) {
-	text, err := os.ReadFile(s.table.path(pid, folder+"fdinfo/"+descriptor))
+func (s *search) isOpen(pid int, dir, descriptor string) (bool, error) {
+	text, err := os.ReadFile(s.table.path(pid, dir+"fdinfo/"+descriptor))
 	if hasEnded(err) {
 		return false, nil
 	}

@@ -37,16 +37,16 @@ type answer struct {
 
 // descriptor reports whether the process has the device open by a descriptor, and by which
 // node. Errors: what could not be looked at, and may be the device.
-func (s *search) descriptor(pid int, folder, name string) (linux.FileID, bool, error) {
-	path := s.table.path(pid, folder+"fd/"+name)
+func (s *search) descriptor(pid int, dir, name string) (linux.FileID, bool, error) {
+	path := s.table.path(pid, dir+"fd/"+name)
 	found := ask(s.table.peeks, path, func() answer { return s.peek(path) })
 	if found.err != nil {
-		found = ask(s.table.limit, path, func() answer { return s.askDescriptor(pid, folder, name, found.err) })
+		found = ask(s.table.limit, path, func() answer { return s.askDescriptor(pid, dir, name, found.err) })
 	}
 	if found.err != nil || !found.is {
 		return found.node, false, found.err
 	}
-	open, err := s.isOpen(pid, folder, name)
+	open, err := s.isOpen(pid, dir, name)
 	return found.node, open, err
 }
 
@@ -89,9 +89,9 @@ func (s *search) peek(path string) answer {
 
 // askDescriptor asks the open file of a descriptor. The one of a
 // thread with descriptors of its own cannot be had.
-func (s *search) askDescriptor(pid int, folder, name string, why error) answer {
-	if folder != "" {
-		return noDevice(s.table.path(pid, folder+"fd/"+name), why)
+func (s *search) askDescriptor(pid int, dir, name string, why error) answer {
+	if dir != "" {
+		return noDevice(s.table.path(pid, dir+"fd/"+name), why)
 	}
 	held, err := linux.OpenProcess(pid)
 	if errors.Is(err, syscall.ESRCH) {
@@ -172,8 +172,8 @@ func noDevice(path string, why error) answer {
 // diskSeq returns the sequence number of the disk that a device is, or is a part of
 // (Documentation/ABI/stable/sysfs-block in the kernel).
 func diskSeq(number linux.DeviceNumber) string {
-	folder := filepath.Join("/sys/dev/block", number.String())
-	for _, path := range []string{folder + "/diskseq", folder + "/../diskseq"} {
+	dir := filepath.Join("/sys/dev/block", number.String())
+	for _, path := range []string{dir + "/diskseq", dir + "/../diskseq"} {
 		if text, err := os.ReadFile(path); err == nil {
 			return strings.TrimSpace(string(text))
 		}

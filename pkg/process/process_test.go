@@ -160,10 +160,10 @@ func fixture(t *testing.T, processes map[int]struct {
 	t.Helper()
 	root := t.TempDir()
 	for pid, process := range processes {
-		folder := filepath.Join(root, fmt.Sprint(pid))
-		rig.Must(t, os.Mkdir(folder, 0o755))
-		rig.Must(t, os.WriteFile(folder+"/cgroup", []byte(process.cgroup), 0o600))
-		rig.Must(t, os.WriteFile(folder+"/stat", fmt.Appendf(nil, "%d (x) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 %d 1", pid, process.start), 0o600))
+		dir := filepath.Join(root, fmt.Sprint(pid))
+		rig.Must(t, os.Mkdir(dir, 0o755))
+		rig.Must(t, os.WriteFile(dir+"/cgroup", []byte(process.cgroup), 0o600))
+		rig.Must(t, os.WriteFile(dir+"/stat", fmt.Appendf(nil, "%d (x) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 %d 1", pid, process.start), 0o600))
 	}
 	rig.Must(t, os.Mkdir(filepath.Join(root, "self"), 0o755))
 	return New(root)

@@ -13,7 +13,7 @@ import (
 	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
 )
 
-// path is where programs are looked for: the folders of the Filesystem Hierarchy
+// path is where programs are looked for: the directories of the Filesystem Hierarchy
 // Standard 3.0 for those of the system.
 const path = "/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -40,7 +40,7 @@ func (e *ExitError) Error() string {
 
 // Command is a program and what it gets.
 type Command struct {
-	// Name is the name of the program, without a folder.
+	// Name is the name of the program, without a directory.
 	Name string
 	// Args are its arguments; never a secret.
 	Args []string
@@ -106,8 +106,8 @@ func find(name string) (string, error) {
 	if name != filepath.Base(name) {
 		return "", fmt.Errorf("%q is not the name of a program", name)
 	}
-	for _, folder := range filepath.SplitList(path) {
-		found, err := exec.LookPath(filepath.Join(folder, name))
+	for _, dir := range filepath.SplitList(path) {
+		found, err := exec.LookPath(filepath.Join(dir, name))
 		if err == nil {
 			return found, nil
 		}

@@ -96,9 +96,9 @@ func TestErrors(t *testing.T) {
 // What was asked to end ends with all that it started. What had done its work all
 // the same has not failed.
 func TestContextEnds(t *testing.T) {
-	folder := t.TempDir()
+	dir := t.TempDir()
 	script := func(trap string) (program.Command, string) {
-		name := filepath.Join(folder, strconv.Itoa(len(trap)))
+		name := filepath.Join(dir, strconv.Itoa(len(trap)))
 		return shell(fmt.Sprintf("%s; sleep infinity & echo $! >%s.new; mv %s.new %s; wait; wait", trap, name, name, name)), name
 	}
 	run := func(command program.Command, started string) error {

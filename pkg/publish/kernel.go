@@ -23,7 +23,7 @@ func (p *Publisher) unrecorded(dir string, device linux.DeviceNumber, mode volum
 		return nil, nil
 	}
 	names, err := linux.ReadNames(dir)
-	if noFolder(err) {
+	if noDir(err) {
 		return nil, nil
 	}
 	if err != nil {
@@ -50,7 +50,7 @@ func (p *Publisher) unrecorded(dir string, device linux.DeviceNumber, mode volum
 // With the zero number it reports whether any device is.
 func (p *Publisher) shows(target string, number linux.DeviceNumber) (is, readOnly bool, err error) {
 	place, err := p.roots.openPlace(target)
-	if noFolder(err) {
+	if noDir(err) {
 		return false, false, nil
 	}
 	if err != nil {
@@ -124,7 +124,7 @@ func (p *Publisher) others(volumeID string) ([]Publication, error) {
 	}
 	var found []Publication
 	for _, records := range all {
-		if records.folder == p.records(volumeID).folder {
+		if records.dir == p.records(volumeID).dir {
 			continue
 		}
 		publications, err := records.publications()

@@ -21,15 +21,15 @@ import (
 //
 // Errors: volume.ErrIncompatible where the target shows another device, or this
 // one with another readOnly; volume.ErrPrecondition where something else is at
-// the target, its folder is missing, or the device is read-only and readOnly is
+// the target, its directory is missing, or the device is read-only and readOnly is
 // false; volume.ErrExhausted where there is no loop device for a view.
 func (p *Publisher) Publish(ctx context.Context, device *blockdev.Device, target Target, readOnly bool) error {
 	place, err := p.roots.openPlace(target.Path)
-	if noFolder(err) {
-		return fmt.Errorf("%w: the folder of target_path %s does not exist; the caller has to make it", volume.ErrPrecondition, target.Path)
+	if noDir(err) {
+		return fmt.Errorf("%w: the directory of target_path %s does not exist; the caller has to make it", volume.ErrPrecondition, target.Path)
 	}
 	if err != nil {
-		return fmt.Errorf("open the folder of target_path: %w", err)
+		return fmt.Errorf("open the directory of target_path: %w", err)
 	}
 	defer place.Close()
 	info, found, err := place.stat()

@@ -26,8 +26,8 @@ type Publisher struct {
 	staging sync.Mutex
 }
 
-// New returns the publisher of this node. It keeps its records in the folder
-// state, which it makes; the folder should be on a filesystem that does not
+// New returns the publisher of this node. It keeps its records in the directory
+// state, which it makes; the directory should be on a filesystem that does not
 // outlive the boot, such as /run, since no record does.
 func New(state string, sysfs blockdev.Sysfs) (*Publisher, error) {
 	bootID, err := readBootID()
@@ -35,7 +35,7 @@ func New(state string, sysfs blockdev.Sysfs) (*Publisher, error) {
 		return nil, err
 	}
 	if err := os.MkdirAll(state, 0o700); err != nil {
-		return nil, fmt.Errorf("make the folder for records: %w", err)
+		return nil, fmt.Errorf("make the directory for records: %w", err)
 	}
 	info, err := linux.StatPath(state)
 	if err != nil {

@@ -19,7 +19,7 @@ import (
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
 )
 
-// The names of the records in the folder of a volume.
+// The names of the records in the directory of a volume.
 const (
 	stagedRecord      = "device"
 	publicationPrefix = "publication-"
@@ -27,8 +27,8 @@ const (
 
 // records are what is recorded of one volume.
 type records struct {
-	folder string
-	roots  roots
+	dir   string
+	roots roots
 }
 
 func (p *Publisher) records(volumeID string) records {
@@ -78,9 +78,9 @@ func (r records) staged(bootID string) (record staged, found bool, err error) {
 
 // read returns the text of a record, which is not there where ok is false.
 func (r records) read(name string) (text string, ok bool, err error) {
-	text, err = linux.ReadLink(filepath.Join(r.folder, name))
+	text, err = linux.ReadLink(filepath.Join(r.dir, name))
 	switch {
-	case noFolder(err):
+	case noDir(err):
 		return "", false, nil
 	case errors.Is(err, syscall.EINVAL): // Not a link (readlink(2)).
 		r.complain(err)
@@ -93,13 +93,13 @@ func (r records) read(name string) (text string, ok bool, err error) {
 
 // complain logs that a record is malformed. rawblockctl status and doctor tell so too.
 func (r records) complain(err error) {
-	klog.Background().Error(err, "A record is malformed and does not count; what is published is asked of the kernel", "directory", r.folder)
+	klog.Background().Error(err, "A record is malformed and does not count; what is published is asked of the kernel", "directory", r.dir)
 }
 
 // publications returns what is published of the volume, and removes the records
 // of what no longer is.
 func (r records) publications() ([]Publication, error) {
-	names, err := readNames(r.folder)
+	names, err := readNames(r.dir)
 	if err != nil {
 		return nil, fmt.Errorf("read what is published: %w", err)
 	}
@@ -135,11 +135,11 @@ func (r records) publications() ([]Publication, error) {
 // isLive reports whether a device is mounted at the target.
 func (p Publication) isLive(roots roots) (bool, error) {
 	place, err := roots.openPlace(p.Target)
-	if noFolder(err) {
+	if noDir(err) {
 		return false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("open the folder of target_path: %w", err)
+		return false, fmt.Errorf("open the directory of target_path: %w", err)
 	}
 	defer place.Close()
 	info, found, err := place.stat()
@@ -152,14 +152,14 @@ func (p Publication) isLive(roots roots) (bool, error) {
 // write makes a record in place of one with that name. A crash on the way leaves
 // none, which is what a repeated call expects.
 func (r records) write(name, text string) error {
-	path := filepath.Join(r.folder, name)
+	path := filepath.Join(r.dir, name)
 	err := os.Symlink(text, path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		if err := os.Mkdir(r.folder, 0o700); err != nil {
-			return fmt.Errorf("make the folder for the records of a volume: %w", err)
+		if err := os.Mkdir(r.dir, 0o700); err != nil {
+			return fmt.Errorf("make the directory for the records of a volume: %w", err)
 		}
-		crashpoint.Here("folder for records made")
+		crashpoint.Here("directory for records made")
 		err = os.Symlink(text, path)
 	case errors.Is(err, fs.ErrExist):
 		if err := r.remove(name); err != nil {
@@ -178,8 +178,8 @@ func (r records) write(name, text string) error {
 }
 
 func (r records) remove(name string) error {
-	if err := syscall.Unlink(filepath.Join(r.folder, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove record %s of %s: %w", name, r.folder, err)
+	if err := syscall.Unlink(filepath.Join(r.dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove record %s of %s: %w", name, r.dir, err)
 	}
 	crashpoint.Here("record removed")
 	return nil
@@ -187,14 +187,14 @@ func (r records) remove(name string) error {
 
 // removeAll forgets the volume.
 func (r records) removeAll() error {
-	if err := os.RemoveAll(r.folder); err != nil {
+	if err := os.RemoveAll(r.dir); err != nil {
 		return fmt.Errorf("remove the records of a volume: %w", err)
 	}
 	crashpoint.Here("records removed")
 	return nil
 }
 
-// readNames returns the names in a folder, none where there is no such folder.
+// readNames returns the names in a directory, none where there is no such directory.
 func readNames(path string) ([]string, error) {
 	names, err := linux.ReadNames(path)
 	if errors.Is(err, fs.ErrNotExist) {

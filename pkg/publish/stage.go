@@ -137,7 +137,7 @@ func (p *Publisher) checkOthers(wanted staged, layers []blockdev.Layer) error {
 			continue
 		}
 		return fmt.Errorf("%w: device %s is staged as volume %s with access mode %s; two volumes may share a device only if both have a MULTI_NODE access mode (if that volume is long gone, remove %s)",
-			volume.ErrInUse, other.Number, other.VolumeID, other.Mode, p.records(other.VolumeID).folder)
+			volume.ErrInUse, other.Number, other.VolumeID, other.Mode, p.records(other.VolumeID).dir)
 	}
 	return nil
 }

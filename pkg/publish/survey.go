@@ -12,10 +12,10 @@ import (
 	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
 )
 
-// Record is what stands in the folder of a volume, whether it counts or not.
+// Record is what stands in the directory of a volume, whether it counts or not.
 type Record struct {
-	// Folder is the path of the folder.
-	Folder string
+	// Dir is the path of the directory.
+	Dir string
 	// Staged is the device that was staged, if IsStaged says that there is one.
 	Staged   Staged
 	IsStaged bool
@@ -48,8 +48,8 @@ func (r Record) Live() []Publication {
 	return live
 }
 
-// Survey returns all records in the state folder of a node, in the order of their
-// folders, and changes none. A folder that does not exist has none.
+// Survey returns all records in the state directory of a node, in the order of their
+// directories, and changes none. A directory that does not exist has none.
 func Survey(state string) ([]Record, error) {
 	bootID, err := readBootID()
 	if err != nil {
@@ -61,7 +61,7 @@ func Survey(state string) ([]Record, error) {
 	}
 	var found []Record
 	for _, records := range all {
-		if info, err := os.Lstat(records.folder); err == nil && info.IsDir() {
+		if info, err := os.Lstat(records.dir); err == nil && info.IsDir() {
 			found = append(found, records.survey(bootID))
 		}
 	}
@@ -69,20 +69,20 @@ func Survey(state string) ([]Record, error) {
 }
 
 func (r records) survey(bootID string) Record {
-	found := Record{Folder: r.folder}
-	names, err := readNames(r.folder)
+	found := Record{Dir: r.dir}
+	names, err := readNames(r.dir)
 	if err != nil {
 		found.Err = err
 		return found
 	}
 	slices.Sort(names)
 	for _, name := range names {
-		text, err := linux.ReadLink(filepath.Join(r.folder, name))
+		text, err := linux.ReadLink(filepath.Join(r.dir, name))
 		if err == nil {
 			err = found.take(name, text, bootID)
 		}
 		if err != nil {
-			found.Err = errors.Join(found.Err, fmt.Errorf("record %s: %w", filepath.Join(r.folder, name), err))
+			found.Err = errors.Join(found.Err, fmt.Errorf("record %s: %w", filepath.Join(r.dir, name), err))
 		}
 	}
 	return found

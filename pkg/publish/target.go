@@ -16,11 +16,11 @@ import (
 type Target struct {
 	// VolumeID is the volume's handle.
 	VolumeID string
-	// Path is where the device node goes: an absolute path whose folder exists.
+	// Path is where the device node goes: an absolute path whose directory exists.
 	Path string
 }
 
-// place is an entry of an open folder, so that no link on the way to it can
+// place is an entry of an open directory, so that no link on the way to it can
 // change between two steps.
 type place struct {
 	dir  *linux.File
@@ -31,9 +31,9 @@ type place struct {
 // followed, whoever made it and whenever: it would lead a publish elsewhere.
 // Errors: volume.ErrPrecondition for a link.
 func (r roots) openPlace(path string) (place, error) {
-	folder, name := filepath.Split(path)
+	parent, name := filepath.Split(path)
 	for _, root := range r {
-		rest, ok := strings.CutPrefix(folder, root.path)
+		rest, ok := strings.CutPrefix(parent, root.path)
 		if !ok {
 			continue
 		}
@@ -44,7 +44,7 @@ func (r roots) openPlace(path string) (place, error) {
 		}
 		return place{dir, name}, err
 	}
-	dir, err := linux.OpenDir(folder)
+	dir, err := linux.OpenDir(parent)
 	return place{dir, name}, err
 }
 
@@ -109,7 +109,7 @@ func (p place) occupied(info linux.FileInfo) error {
 		volume.ErrPrecondition, p.path(), what)
 }
 
-// noFolder reports whether an error says that the folder on the way is missing.
-func noFolder(err error) bool {
+// noDir reports whether an error says that the directory on the way is missing.
+func noDir(err error) bool {
 	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR)
 }

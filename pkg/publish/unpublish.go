@@ -38,10 +38,10 @@ func (p *Publisher) takeDown(ctx context.Context, target Target) error {
 	if err == nil {
 		defer place.Close()
 		mounted, err = p.peel(ctx, place, target)
-	} else if noFolder(err) {
+	} else if noDir(err) {
 		err = nil
 	} else {
-		err = fmt.Errorf("open the folder of target_path: %w", err)
+		err = fmt.Errorf("open the directory of target_path: %w", err)
 	}
 	if err != nil {
 		return err
@@ -62,7 +62,7 @@ func (p *Publisher) releaseLost(records records, target Target, views []blockdev
 	if len(views) == 0 {
 		return nil
 	}
-	text, err := linux.ReadLink(filepath.Join(records.folder, publicationRecord(target.Path)))
+	text, err := linux.ReadLink(filepath.Join(records.dir, publicationRecord(target.Path)))
 	if publication, parsed := parsePublication(text); err == nil && parsed == nil && !publication.ReadOnly {
 		return nil // A device of the administrator's that is read-only itself.
 	}

@@ -16,7 +16,7 @@ import (
 func TestListen(t *testing.T) {
 	for name, prepare := range map[string]func(t *testing.T, path string){
 		"nothing there": func(*testing.T, string) {},
-		"no folder":     func(t *testing.T, path string) { must(t, os.Remove(filepath.Dir(path))) },
+		"no directory":  func(t *testing.T, path string) { must(t, os.Remove(filepath.Dir(path))) },
 		"stale socket": func(t *testing.T, path string) {
 			listener := listenAt(t, path)
 			listener.SetUnlinkOnClose(false) // As when its process is killed.
@@ -24,7 +24,7 @@ func TestListen(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			path := filepath.Join(t.TempDir(), "folder", "csi.sock")
+			path := filepath.Join(t.TempDir(), "directory", "csi.sock")
 			must(t, os.Mkdir(filepath.Dir(path), 0o700))
 			prepare(t, path)
 			listener, err := socket.Listen(t.Context(), path)
@@ -52,7 +52,7 @@ func TestListenTakesNothingAway(t *testing.T) {
 	}{
 		"live socket": {func(t *testing.T, path string) { listenAt(t, path) }, "another process serves the socket"},
 		"file":        {func(t *testing.T, path string) { must(t, os.WriteFile(path, []byte("precious"), 0o600)) }, "is not a socket"},
-		"folder":      {func(t *testing.T, path string) { must(t, os.Mkdir(path, 0o700)) }, "is not a socket"},
+		"directory":   {func(t *testing.T, path string) { must(t, os.Mkdir(path, 0o700)) }, "is not a socket"},
 		"link": {func(t *testing.T, path string) {
 			must(t, os.Symlink(path+"-elsewhere", path))
 			listenAt(t, path+"-elsewhere")

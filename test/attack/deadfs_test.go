@@ -51,18 +51,18 @@ func newXFS(t *testing.T) string {
 	if err != nil {
 		t.Fatalf("mkfs.xfs: %v: %s", err, output)
 	}
-	folder := t.TempDir()
-	rig.Must(t, unix.Mount(disk.Path, folder, "xfs", 0, ""))
-	t.Cleanup(func() { rig.Must(t, unix.Unmount(folder, unix.MNT_DETACH)) })
-	return folder
+	dir := t.TempDir()
+	rig.Must(t, unix.Mount(disk.Path, dir, "xfs", 0, ""))
+	t.Cleanup(func() { rig.Must(t, unix.Unmount(dir, unix.MNT_DETACH)) })
+	return dir
 }
 
 // shutDown has XFS refuse everything from now on, as it does by itself after errors of its
 // disk (XFS_IOC_GOINGDOWN of fs/xfs/libxfs/xfs_fs.h).
-func shutDown(t *testing.T, folder string) {
+func shutDown(t *testing.T, dir string) {
 	t.Helper()
 	const goingDown = 0x8004587d
-	root, err := os.Open(folder)
+	root, err := os.Open(dir)
 	rig.Must(t, err)
 	defer root.Close()
 	rig.Must(t, unix.IoctlSetPointerInt(int(root.Fd()), goingDown, 2)) // XFS_FSOP_GOING_FLAGS_NOLOGFLUSH
@@ -73,10 +73,10 @@ func shutDown(t *testing.T, folder string) {
 func TestAttackDescriptorOnDeadFilesystem(t *testing.T) {
 	for name, kill := range map[string]func(t *testing.T, hold func(path string)){
 		"XFS shut down": func(t *testing.T, hold func(string)) {
-			folder := newXFS(t)
-			rig.Must(t, os.WriteFile(folder+"/file", make([]byte, 4096), 0o600))
-			hold(folder + "/file")
-			shutDown(t, folder)
+			dir := newXFS(t)
+			rig.Must(t, os.WriteFile(dir+"/file", make([]byte, 4096), 0o600))
+			hold(dir + "/file")
+			shutDown(t, dir)
 		},
 		"FUSE server killed": func(t *testing.T, hold func(string)) {
 			f := newFuse(t)
@@ -125,15 +125,15 @@ func holdOpen(t *testing.T, path string) *exec.Cmd {
 // it: it is not released.
 func TestAttackHeldFromDeadFilesystem(t *testing.T) {
 	manager, disk, container := newHotAttach(t), rig.NewDisk(t, rig.MiB), rig.NewContainer(t, oci.Config{})
-	ctx, folder := rig.Context(t), newXFS(t)
+	ctx, dir := rig.Context(t), newXFS(t)
 	pid, err := container.PID(ctx)
 	rig.Must(t, err)
 	attached, err := manager.Attach(ctx, hotplug.Request{Device: disk.Path, Target: hotplug.Target{PID: pid}, Path: "/dev/xvdb"})
 	rig.Must(t, err)
-	node, number := filepath.Join(folder, "node"), disk.Number()
+	node, number := filepath.Join(dir, "node"), disk.Number()
 	rig.Must(t, unix.Mknod(node, unix.S_IFBLK|0o600, int(unix.Mkdev(number.Major, number.Minor))))
 	holder := holdOpen(t, node)
-	shutDown(t, folder)
+	shutDown(t, dir)
 	if _, err = manager.Detach(ctx, attached.ID); !errors.Is(err, volume.ErrInUse) {
 		t.Errorf("a device that is held is released: %v", err)
 	}
@@ -149,7 +149,7 @@ func TestAttackHeldFromDeadFilesystem(t *testing.T) {
 func TestAttackHungDirectory(t *testing.T) {
 	manager, disk, other := newHotAttach(t), rig.NewDisk(t, rig.MiB), rig.NewDisk(t, rig.MiB)
 	f := newFuse(t)
-	container, victim := rig.NewContainer(t, oci.Config{Binds: []string{f.folder}}), rig.NewContainer(t, oci.Config{})
+	container, victim := rig.NewContainer(t, oci.Config{Binds: []string{f.dir}}), rig.NewContainer(t, oci.Config{})
 	ctx := rig.Context(t)
 	pid, err := container.PID(ctx)
 	rig.Must(t, err)
@@ -159,7 +159,7 @@ func TestAttackHungDirectory(t *testing.T) {
 	hung := make(chan error, 3)
 	for i := range cap(hung) {
 		go func() {
-			_, err := manager.Attach(ctx, hotplug.Request{Device: disk.Path, Target: hotplug.Target{PID: pid}, Path: fmt.Sprintf("%s/sub/xvd%d", f.folder, i)})
+			_, err := manager.Attach(ctx, hotplug.Request{Device: disk.Path, Target: hotplug.Target{PID: pid}, Path: fmt.Sprintf("%s/sub/xvd%d", f.dir, i)})
 			hung <- err
 		}()
 	}

@@ -21,9 +21,9 @@ import (
 // (linux/fuse.h in the kernel). The server is a process of its own: a test that is killed
 // while it waits for itself would never end, nor would anything that waits for its files.
 type fuse struct {
-	// folder is where it is mounted, file the path of its file.
-	folder, file string
-	server       *exec.Cmd
+	// dir is where it is mounted, file the path of its file.
+	dir, file string
+	server    *exec.Cmd
 	// A byte to orders has the server hang. From then on one comes from said, and one more
 	// for each question.
 	orders io.Writer
@@ -62,7 +62,7 @@ func newFuseAt(t *testing.T, dir string) *fuse {
 	defer device.Close()
 	rig.Must(t, unix.Mount("rawblock-test", dir, "fuse", 0, fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0,allow_other", device.Fd())))
 	t.Cleanup(func() { rig.Must(t, unix.Unmount(dir, unix.MNT_DETACH)) })
-	f := &fuse{folder: dir, file: dir + "/file", server: exec.CommandContext(context.WithoutCancel(t.Context()), os.Args[0])}
+	f := &fuse{dir: dir, file: dir + "/file", server: exec.CommandContext(context.WithoutCancel(t.Context()), os.Args[0])}
 	f.server.Env = append(os.Environ(), fuseVariable+"=1")
 	f.server.ExtraFiles = []*os.File{device}
 	f.orders, err = f.server.StdinPipe()

@@ -60,11 +60,11 @@ func starts() map[string]oci.Config {
 // reachable lets a container with a user namespace reach its root filesystem.
 func reachable(t *testing.T) string {
 	t.Helper()
-	folder := t.TempDir()
-	for path := folder; path != filepath.Dir(os.TempDir()) && path != "/"; path = filepath.Dir(path) {
+	dir := t.TempDir()
+	for path := dir; path != filepath.Dir(os.TempDir()) && path != "/"; path = filepath.Dir(path) {
 		rig.Must(t, os.Chmod(path, 0o755))
 	}
-	return folder
+	return dir
 }
 
 // Who asks for a device while a container starts has no node made on the host: its first
@@ -79,14 +79,14 @@ func TestAttackStartingContainer(t *testing.T) {
 }
 
 func attachWhileStarting(t *testing.T, config oci.Config, hook string) {
-	manager, disk, folder, outside := newHotAttach(t), rig.NewDisk(t, rig.MiB), t.TempDir(), reachable(t)
+	manager, disk, dir, outside := newHotAttach(t), rig.NewDisk(t, rig.MiB), t.TempDir(), reachable(t)
 	ctx := context.WithoutCancel(rig.Context(t)) // It is started whole before it is deleted.
-	config.Folder, config.Prefix = reachable(t), "rawblock-test"
-	state, proceed := filepath.Join(folder, "state"), filepath.Join(folder, "proceed")
-	rig.Must(t, os.Chmod(folder, 0o777))
+	config.Dir, config.Prefix = reachable(t), "rawblock-test"
+	state, proceed := filepath.Join(dir, "state"), filepath.Join(dir, "proceed")
+	rig.Must(t, os.Chmod(dir, 0o777))
 	script := fmt.Sprintf("cat >%[1]s.new && mv %[1]s.new %[1]s && while [ ! -e %[2]s ]; do sleep 0.05; done", state, proceed)
 	config.Hooks = map[string]oci.Hook{hook: {Path: "/bin/sh", Args: []string{"sh", "-c", "PATH=/usr/bin:/bin; " + script}}}
-	for path := folder; path != filepath.Dir(os.TempDir()) && path != "/"; path = filepath.Dir(path) {
+	for path := dir; path != filepath.Dir(os.TempDir()) && path != "/"; path = filepath.Dir(path) {
 		rig.Must(t, os.Chmod(path, 0o777))
 	}
 	started := make(chan error, 1)
@@ -154,7 +154,7 @@ func TestAttackStartingContainerRace(t *testing.T) {
 func raceStart(t *testing.T, config oci.Config, i int) {
 	manager, disk := newHotAttach(t), rig.NewDisk(t, rig.MiB)
 	ctx := context.WithoutCancel(rig.Context(t))
-	config.Folder = reachable(t)
+	config.Dir = reachable(t)
 	config.Name = fmt.Sprintf("%024x%08x%032x", time.Now().UnixNano(), i, os.Getpid())
 	path := "/mnt/" + config.Name
 	if config.UserNamespace {
@@ -197,19 +197,19 @@ func TestAttackHotAttachCgroupsBelow(t *testing.T) {
 			ctx := rig.Context(t)
 			pid, err := container.PID(ctx)
 			rig.Must(t, err)
-			folder := deviceCgroup(t, container)
-			before := below(t, folder)
+			dir := deviceCgroup(t, container)
+			before := below(t, dir)
 			attached, err := manager.Attach(ctx, hotplug.Request{Device: disk.Path, Target: hotplug.Target{PID: pid}, Path: "/dev/xvdb"})
 			rig.Must(t, err)
 			after := below(t, before)
-			for _, cgroup := range []string{folder, before, after} {
+			for _, cgroup := range []string{dir, before, after} {
 				if err := openIn(t, cgroup, disk.Path); err != nil {
 					t.Errorf("a process in %s cannot open the device: %v", cgroup, err)
 				}
 			}
 			_, err = manager.Detach(ctx, attached.ID)
 			rig.Must(t, err)
-			for _, cgroup := range []string{folder, before, after} {
+			for _, cgroup := range []string{dir, before, after} {
 				if err := openIn(t, cgroup, disk.Path); err == nil {
 					t.Errorf("a process in %s can still open the device", cgroup)
 				}
@@ -236,10 +236,10 @@ func deviceCgroup(t *testing.T, container *rig.Container) string {
 // below makes a cgroup in another one.
 func below(t *testing.T, cgroup string) string {
 	t.Helper()
-	folder, err := os.MkdirTemp(cgroup, "below-")
+	dir, err := os.MkdirTemp(cgroup, "below-")
 	rig.Must(t, err)
-	t.Cleanup(func() { rig.Must(t, os.Remove(folder)) })
-	return folder
+	t.Cleanup(func() { rig.Must(t, os.Remove(dir)) })
+	return dir
 }
 
 // openIn has a process in a cgroup open a device.

@@ -84,9 +84,9 @@ func TestAttackHotAttachReadOnlyDisk(t *testing.T) {
 // container's device stay until it was detached.
 func TestAttackDeleteAttachedVolume(t *testing.T) {
 	var manager *hotplug.Manager
-	folder := rig.StateDir(t)
+	dir := rig.StateDir(t)
 	plugin := rig.NewPluginWith(t, func(options *driver.Options) {
-		files, err := file.New(t.Context(), "files", file.Options{Directory: folder, Capacity: 64 * rig.MiB}, options.Sysfs)
+		files, err := file.New(t.Context(), "files", file.Options{Directory: dir, Capacity: 64 * rig.MiB}, options.Sysfs)
 		rig.Must(t, err)
 		t.Cleanup(files.Close)
 		hierarchies, err := devcgroup.FindHierarchies(t.Name())

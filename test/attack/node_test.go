@@ -96,15 +96,15 @@ func limitMemory(t *testing.T, plugin *rig.Process, limit int) {
 func TestAttackNodeSetuid(t *testing.T) {
 	rig.RequireRoot(t)
 	// Nobody must reach it.
-	folder, err := os.MkdirTemp("/var/tmp", "rawblock-attack-")
+	dir, err := os.MkdirTemp("/var/tmp", "rawblock-attack-")
 	rig.Must(t, err)
-	t.Cleanup(func() { rig.Must(t, os.RemoveAll(folder)) })
-	rig.Must(t, os.Chmod(folder, 0o755))
-	secret, tool := filepath.Join(folder, "secret"), filepath.Join(folder, "rawblockctl")
+	t.Cleanup(func() { rig.Must(t, os.RemoveAll(dir)) })
+	rig.Must(t, os.Chmod(dir, 0o755))
+	secret, tool := filepath.Join(dir, "secret"), filepath.Join(dir, "rawblockctl")
 	rig.Must(t, os.WriteFile(secret, []byte("root:$6$thehash\n"), 0o600))
 	rig.Must(t, build(t.Context(), tool))
 	rig.Must(t, os.Chmod(tool, 0o755|os.ModeSetuid))
-	command := exec.CommandContext(t.Context(), tool, "--socket", folder+"/none", "--config", secret, "volumes")
+	command := exec.CommandContext(t.Context(), tool, "--socket", dir+"/none", "--config", secret, "volumes")
 	command.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 	output, err := command.CombinedOutput()
 	if err == nil || strings.Contains(string(output), "thehash") || !strings.Contains(string(output), "setuid") {
@@ -138,8 +138,8 @@ func TestAttackNodeWritableDirectories(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			root := filepath.Join(t.TempDir(), "root")
 			p := paths{root, root + "/state", root + "/pool", root + "/socket", root + "/config.yaml"}
-			for _, folder := range []string{p.state, p.pool + "/volumes", p.socket} {
-				rig.Must(t, os.MkdirAll(folder, 0o700))
+			for _, dir := range []string{p.state, p.pool + "/volumes", p.socket} {
+				rig.Must(t, os.MkdirAll(dir, 0o700))
 			}
 			rig.Must(t, os.WriteFile(p.config, []byte("pools:\n- name: files\n  file:\n    directory: "+p.pool+"\n"), 0o600))
 			rig.Must(t, c.make(c.at(p)))

@@ -87,7 +87,7 @@ func TestAttackStaticNamesAForgottenPoolsDisk(t *testing.T) {
 func TestAttackStaticNamesThePoolsLoopDevice(t *testing.T) {
 	node := newNode(t)
 	node.create(t, "files", victimName)
-	loop := loopOver(t, filepath.Join(node.folder, "volumes", victimName, "data"))
+	loop := loopOver(t, filepath.Join(node.dir, "volumes", victimName, "data"))
 	named(t, node.Plugin, map[string]string{"over the file": loop, "over that": loopOver(t, loop)})
 	ctx := rig.Context(t)
 	staged := node.create(t, "files", "staged")

@@ -32,8 +32,8 @@ type node struct {
 	*rig.Plugin
 	// disk is that of the pool "disks".
 	disk *rig.Disk
-	// folder is that of the pool "files".
-	folder string
+	// dir is that of the pool "files".
+	dir string
 }
 
 // poolKinds are the names of the pools of a node.
@@ -41,8 +41,8 @@ var poolKinds = []string{"files", "disks"}
 
 func newNode(t *testing.T) node {
 	t.Helper()
-	sysfs, folder, backing := blockdev.NewSysfs("/sys"), rig.StateDir(t), rig.NewDisk(t, 64*rig.MiB)
-	files, err := file.New(t.Context(), "files", file.Options{Directory: folder, Capacity: 64 * rig.MiB}, sysfs)
+	sysfs, dir, backing := blockdev.NewSysfs("/sys"), rig.StateDir(t), rig.NewDisk(t, 64*rig.MiB)
+	files, err := file.New(t.Context(), "files", file.Options{Directory: dir, Capacity: 64 * rig.MiB}, sysfs)
 	rig.Must(t, err)
 	t.Cleanup(files.Close)
 	disks, err := disk.New(t.Context(), "disks", disk.Options{Match: disk.Selector{Paths: []string{backing.Path}}}, sysfs)
@@ -55,7 +55,7 @@ func newNode(t *testing.T) node {
 		}
 		return err
 	})
-	return node{rig.NewPlugin(t, map[string]driver.Pool{"files": files, "disks": disks}), backing, folder}
+	return node{rig.NewPlugin(t, map[string]driver.Pool{"files": files, "disks": disks}), backing, dir}
 }
 
 // create makes a volume, which is deleted after the test.
@@ -174,7 +174,7 @@ func TestAttackNodesInAPodsVolume(t *testing.T) {
 }
 
 // lose removes what the plugin has recorded of volumes: what matches a pattern in their
-// folders, or all.
+// directories, or all.
 func lose(t *testing.T, stateDir, pattern string) {
 	t.Helper()
 	records, err := filepath.Glob(filepath.Join(stateDir, "????????????????????????????????", pattern))

@@ -178,8 +178,8 @@ func detachedVolumeKeepsItsNumber(t *testing.T) {
 // volume kept from anything by that, nor the pod from being taken down.
 func viewOfADeadFilesystem(t *testing.T) {
 	node, disk, ctx := newNode(t), rig.NewDisk(t, volumeSize), rig.Context(t)
-	folder := newXFS(t)
-	bait := filepath.Join(folder, "bait")
+	dir := newXFS(t)
+	bait := filepath.Join(dir, "bait")
 	rig.Must(t, os.WriteFile(bait, nil, 0o600))
 	rig.Must(t, os.Truncate(bait, volumeSize))
 	attacker, victim := node.NewVolume(t, "attacker", disk.Path), node.create(t, "files", victimName)
@@ -187,7 +187,7 @@ func viewOfADeadFilesystem(t *testing.T) {
 	rig.Must(t, attacker.Stage(ctx))
 	rig.Must(t, attacker.PublishReadOnly(ctx, mine))
 	changeFile(t, mine, bait)
-	shutDown(t, folder)
+	shutDown(t, dir)
 	theirs := victim.Target(t, "victim")
 	rig.Must(t, victim.Stage(ctx))
 	rig.Must(t, victim.Publish(ctx, theirs))

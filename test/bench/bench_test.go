@@ -127,21 +127,21 @@ func median[T cmp.Ordered](values []T) T {
 
 // crowd is the other mounts of a node.
 type crowd struct {
-	folder string
-	size   int
+	dir  string
+	size int
 }
 
 func newCrowd(b *testing.B) *crowd {
-	folder := b.TempDir()
-	rig.Must(b, unix.Mount("rawblock-test", folder, "tmpfs", 0, ""))
-	b.Cleanup(func() { rig.Must(b, unix.Unmount(folder, unix.MNT_DETACH)) })
-	rig.Must(b, unix.Mount("", folder, "", unix.MS_PRIVATE, ""))
-	return &crowd{folder: folder}
+	dir := b.TempDir()
+	rig.Must(b, unix.Mount("rawblock-test", dir, "tmpfs", 0, ""))
+	b.Cleanup(func() { rig.Must(b, unix.Unmount(dir, unix.MNT_DETACH)) })
+	rig.Must(b, unix.Mount("", dir, "", unix.MS_PRIVATE, ""))
+	return &crowd{dir: dir}
 }
 
 func (c *crowd) grow(b *testing.B, size int) {
 	for ; c.size < size; c.size++ {
-		place := filepath.Join(c.folder, fmt.Sprint(c.size))
+		place := filepath.Join(c.dir, fmt.Sprint(c.size))
 		rig.Must(b, os.WriteFile(place, nil, 0o600))
 		rig.Must(b, unix.Mount(place, place, "", unix.MS_BIND, ""))
 	}

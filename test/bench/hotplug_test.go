@@ -92,14 +92,14 @@ func newKernelFloor(b *testing.B, container *rig.Container, pid int, disk *rig.D
 	b.Helper()
 	floor := &kernelFloor{node: fmt.Sprintf("/proc/%d/root/dev/floor", pid), disk: disk}
 	for _, path := range container.Cgroups() {
-		folder, err := os.Open(path)
+		dir, err := os.Open(path)
 		rig.Must(b, err)
-		b.Cleanup(func() { folder.Close() })
+		b.Cleanup(func() { dir.Close() })
 		if _, err := os.Stat(filepath.Join(path, "devices.allow")); err == nil {
-			floor.cgroup = folder
+			floor.cgroup = dir
 		}
-		if ids, _, err := linux.DeviceProgramIDs(folder, false); err == nil && len(ids) == 1 {
-			floor.cgroup, floor.v2 = folder, true
+		if ids, _, err := linux.DeviceProgramIDs(dir, false); err == nil && len(ids) == 1 {
+			floor.cgroup, floor.v2 = dir, true
 		}
 	}
 	return floor

@@ -18,14 +18,14 @@ import (
 // filePool is the plugin with one pool of files, in a process of its own.
 type filePool struct {
 	*rig.Plugin
-	folder string
+	dir string
 }
 
-func newFilePool(b *testing.B, folder string) *filePool {
+func newFilePool(b *testing.B, dir string) *filePool {
 	b.Helper()
-	pools := fmt.Sprintf("[{name: files, file: {directory: %s}}]", folder)
+	pools := fmt.Sprintf("[{name: files, file: {directory: %s}}]", dir)
 	process := rig.StartWithPools(b, pools, rig.Build(b, ""), rig.KubeletDirOnTmpfs(b), rig.StateDir(b))
-	return &filePool{process.Plugin, folder}
+	return &filePool{process.Plugin, dir}
 }
 
 // create makes a thick volume of a size in bytes and returns its ID.
@@ -63,14 +63,14 @@ func atEnd(b *testing.B, call func(context.Context) error) {
 }
 
 // file is the file of a volume (pkg/pool/file).
-func (p *filePool) file(name string) string { return filepath.Join(p.folder, "volumes", name, "data") }
+func (p *filePool) file(name string) string { return filepath.Join(p.dir, "volumes", name, "data") }
 
 // filesystemInMemory makes a filesystem of a kind and a size in bytes on a disk in
 // memory, and returns where it is mounted. On it, what the disk of this machine
 // takes, and who else uses it, is not measured.
 func filesystemInMemory(b *testing.B, kind string, size int64) string {
 	b.Helper()
-	disk, folder := &rig.Disk{Backing: filepath.Join(rig.StateDir(b), "rawblock-test-disk")}, b.TempDir()
+	disk, dir := &rig.Disk{Backing: filepath.Join(rig.StateDir(b), "rawblock-test-disk")}, b.TempDir()
 	rig.Must(b, os.WriteFile(disk.Backing, nil, 0o600))
 	rig.Must(b, os.Truncate(disk.Backing, size))
 	disk.Plug(b, 512)
@@ -78,9 +78,9 @@ func filesystemInMemory(b *testing.B, kind string, size int64) string {
 	if output, err := exec.CommandContext(b.Context(), "mkfs."+kind, "-q", disk.Path).CombinedOutput(); err != nil {
 		b.Fatalf("mkfs.%s: %v\n%s", kind, err, output)
 	}
-	rig.Must(b, unix.Mount(disk.Path, folder, kind, 0, ""))
-	b.Cleanup(func() { rig.UnmountAll(b, folder) })
-	return folder
+	rig.Must(b, unix.Mount(disk.Path, dir, kind, 0, ""))
+	b.Cleanup(func() { rig.UnmountAll(b, dir) })
+	return dir
 }
 
 // inTurn has each of several ways to do the same thing do it a few times, then the

@@ -22,14 +22,14 @@ import (
 func BenchmarkCreateDelete(b *testing.B) {
 	for _, kind := range []string{"ext4", "xfs"} {
 		b.Run("on="+kind, func(b *testing.B) {
-			folder := rig.Filesystem(b, kind, 4<<30)
-			pool := newFilePool(b, filepath.Join(folder, "pool"))
+			dir := rig.Filesystem(b, kind, 4<<30)
+			pool := newFilePool(b, filepath.Join(dir, "pool"))
 			for _, size := range []int64{64 * rig.MiB, 1024 * rig.MiB} {
 				b.Run(fmt.Sprintf("size=%dMiB", size/rig.MiB), func(b *testing.B) {
 					took := inTurn(b,
 						func() error { return pool.createAndDelete(b.Context(), size) },
-						func() error { return allocateAndUnlink(folder, size, true) },
-						func() error { return allocateAndUnlink(folder, size, false) })
+						func() error { return allocateAndUnlink(dir, size, true) },
+						func() error { return allocateAndUnlink(dir, size, false) })
 					reportBeside(b, took[0], map[string]time.Duration{"synced": took[1], "bare": took[2]})
 				})
 			}
@@ -46,8 +46,8 @@ func (p *filePool) createAndDelete(ctx context.Context, size int64) error {
 }
 
 // allocateAndUnlink makes a file of a size with all of its space, and removes it.
-func allocateAndUnlink(folder string, size int64, synced bool) error {
-	file, err := os.Create(filepath.Join(folder, "file"))
+func allocateAndUnlink(path string, size int64, synced bool) error {
+	file, err := os.Create(filepath.Join(path, "file"))
 	if err != nil {
 		return err
 	}
@@ -56,7 +56,7 @@ func allocateAndUnlink(folder string, size int64, synced bool) error {
 	if !synced {
 		sync = func(*os.File) error { return nil }
 	}
-	dir, err := os.Open(folder)
+	dir, err := os.Open(path)
 	if err != nil {
 		return err
 	}
@@ -91,21 +91,21 @@ func BenchmarkCreateAmong(b *testing.B) {
 // smallSize is the size in bytes of a volume of which there are many.
 const smallSize = rig.MiB
 
-// grow copies a volume's folder until there are so many. Made one by one, they
+// grow copies a volume's directory until there are so many. Made one by one, they
 // would take longer than all that is measured.
 func (p *filePool) grow(b *testing.B, count int) {
 	b.Helper()
 	_, err := p.create(b.Context(), "volume-0", smallSize)
 	rig.Must(b, err)
-	record, err := os.ReadFile(filepath.Join(p.folder, "volumes", "volume-0", "record.json"))
+	record, err := os.ReadFile(filepath.Join(p.dir, "volumes", "volume-0", "record.json"))
 	rig.Must(b, err)
 	for i := range count {
-		folder := filepath.Join(p.folder, "volumes", fmt.Sprintf("volume-%d", i))
-		if err := os.Mkdir(folder, 0o700); errors.Is(err, os.ErrExist) {
+		dir := filepath.Join(p.dir, "volumes", fmt.Sprintf("volume-%d", i))
+		if err := os.Mkdir(dir, 0o700); errors.Is(err, os.ErrExist) {
 			continue
 		}
-		rig.Must(b, os.WriteFile(filepath.Join(folder, "record.json"), record, 0o600))
-		data, err := os.Create(filepath.Join(folder, "data"))
+		rig.Must(b, os.WriteFile(filepath.Join(dir, "record.json"), record, 0o600))
+		data, err := os.Create(filepath.Join(dir, "data"))
 		rig.Must(b, err)
 		rig.Must(b, errors.Join(unix.Fallocate(int(data.Fd()), 0, 0, smallSize), data.Close()))
 	}

@@ -18,7 +18,7 @@ import (
 
 // Experiment 1: make a node for the disk in the container's /dev, from the host.
 // The container does not see it: its /dev is a tmpfs of its own, in its own mount
-// namespace, which lies over the folder that the host sees.
+// namespace, which lies over the directory that the host sees.
 func TestNodeMadeByTheHostIsNotSeenInside(t *testing.T) {
 	disk, container := rig.NewDisk(t, rig.MiB), rig.NewContainer(t, oci.Config{})
 	makeNode(t, filepath.Join(container.Rootfs, "dev/xvdb"), disk.Number())
@@ -40,7 +40,7 @@ func TestNodeMadeByTheHostIsNotSeenInside(t *testing.T) {
 // with private propagation, where no mount made later comes in.
 //
 // The second case proves that propagation is the reason, and that the first one
-// would see the mount if it were there. Its "rslave" is no way out: the folder
+// would see the mount if it were there. Its "rslave" is no way out: the directory
 // must lie on a shared mount when the container starts, and it would bring
 // filesystems only, no devices.
 func TestMountMadeByTheHostIsNotSeenInside(t *testing.T) {
@@ -48,10 +48,10 @@ func TestMountMadeByTheHostIsNotSeenInside(t *testing.T) {
 	for propagation, seen := range map[string]bool{"rprivate": false, "rslave": true} {
 		t.Run(propagation, func(t *testing.T) {
 			shared := rig.KubeletDir(t)
-			container := rig.NewContainer(t, oci.Config{Folder: shared, Propagation: propagation})
-			folder := filepath.Join(container.Rootfs, "mnt")
-			mountNewFilesystem(t, rig.NewDisk(t, 8*rig.MiB), folder)
-			rig.Must(t, os.WriteFile(filepath.Join(folder, "on-the-disk"), nil, 0o600))
+			container := rig.NewContainer(t, oci.Config{Dir: shared, Propagation: propagation})
+			dir := filepath.Join(container.Rootfs, "mnt")
+			mountNewFilesystem(t, rig.NewDisk(t, 8*rig.MiB), dir)
+			rig.Must(t, os.WriteFile(filepath.Join(dir, "on-the-disk"), nil, 0o600))
 
 			inside := strings.Fields(container.Run(t, "ls", "/mnt"))
 			if slices.Contains(inside, "on-the-disk") != seen {
@@ -65,15 +65,15 @@ func TestMountMadeByTheHostIsNotSeenInside(t *testing.T) {
 	}
 }
 
-// Experiment 3: make a file and a folder below the container's root, from the
+// Experiment 3: make a file and a directory below the container's root, from the
 // host. The container sees them: they are in the filesystem that it runs on.
 func TestFileMadeByTheHostIsSeenInside(t *testing.T) {
 	container := rig.NewContainer(t, oci.Config{})
-	folder := filepath.Join(container.Rootfs, "mnt/folder")
-	rig.Must(t, os.Mkdir(folder, 0o755))
-	rig.Must(t, os.WriteFile(filepath.Join(folder, "file"), []byte("from the host"), 0o644))
+	dir := filepath.Join(container.Rootfs, "mnt/directory")
+	rig.Must(t, os.Mkdir(dir, 0o755))
+	rig.Must(t, os.WriteFile(filepath.Join(dir, "file"), []byte("from the host"), 0o644))
 
-	if inside := container.Run(t, "cat", "/mnt/folder/file"); inside != "from the host" {
+	if inside := container.Run(t, "cat", "/mnt/directory/file"); inside != "from the host" {
 		t.Errorf("the container reads %q", inside)
 	}
 }
@@ -98,11 +98,11 @@ func makeNode(t *testing.T, path string, number linux.DeviceNumber) {
 }
 
 // mountNewFilesystem makes a filesystem on the disk and mounts it until the test ends.
-func mountNewFilesystem(t *testing.T, disk *rig.Disk, folder string) {
+func mountNewFilesystem(t *testing.T, disk *rig.Disk, dir string) {
 	t.Helper()
 	if output, err := exec.CommandContext(t.Context(), "mkfs.ext4", "-q", disk.Path).CombinedOutput(); err != nil {
 		t.Fatalf("mkfs.ext4: %v: %s", err, output)
 	}
-	rig.Must(t, unix.Mount(disk.Path, folder, "ext4", 0, ""))
-	t.Cleanup(func() { rig.Must(t, unix.Unmount(folder, unix.MNT_DETACH)) })
+	rig.Must(t, unix.Mount(disk.Path, dir, "ext4", 0, ""))
+	t.Cleanup(func() { rig.Must(t, unix.Unmount(dir, unix.MNT_DETACH)) })
 }

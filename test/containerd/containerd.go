@@ -24,10 +24,10 @@ import (
 type Runtime struct {
 	// Socket is where it serves CRI.
 	Socket string
-	folder string
+	dir    string
 	// cgroup is the name of the cgroup that its pods are in. It is like no other.
 	cgroup string
-	// made are the folders that shims make outside of ours, and that were not there.
+	// made are the directories that shims make outside of ours, and that were not there.
 	made     []string
 	command  *exec.Cmd
 	conn     *grpc.ClientConn
@@ -38,9 +38,9 @@ type Runtime struct {
 
 // Config says where a containerd keeps what it has.
 type Config struct {
-	// Folder is an empty folder, which the caller removes after Delete. Its path
+	// Dir is an empty directory, which the caller removes after Delete. Its path
 	// must be short, as that of a socket (unix(7)).
-	Folder string
+	Dir string
 	// Prefix is what the name of the cgroup of its pods begins with.
 	Prefix string
 }
@@ -48,13 +48,13 @@ type Config struct {
 // Start starts a containerd with the image in it. It is the caller's to delete.
 func Start(ctx context.Context, config Config) (*Runtime, error) {
 	r := &Runtime{
-		Socket: filepath.Join(config.Folder, "cri.sock"),
-		folder: config.Folder,
+		Socket: filepath.Join(config.Dir, "cri.sock"),
+		dir:    config.Dir,
 		cgroup: config.Prefix + "-" + strings.ToLower(rand.Text()[:8]),
 	}
-	for _, folder := range shimFolders {
-		if _, err := os.Stat(folder); errors.Is(err, fs.ErrNotExist) {
-			r.made = append(r.made, folder)
+	for _, dir := range shimDirs {
+		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+			r.made = append(r.made, dir)
 		}
 	}
 	if err := os.WriteFile(r.path("config.toml"), []byte(r.config()), 0o600); err != nil {
@@ -83,9 +83,9 @@ func Start(ctx context.Context, config Config) (*Runtime, error) {
 	return r, nil
 }
 
-func (r *Runtime) path(name string) string { return filepath.Join(r.folder, name) }
+func (r *Runtime) path(name string) string { return filepath.Join(r.dir, name) }
 
-// config is the configuration: containerd's own defaults, with its folders moved
+// config is the configuration: containerd's own defaults, with its directories moved
 // here. Not every machine lets a process lower its oom_score_adj.
 func (r *Runtime) config() string {
 	return fmt.Sprintf(`version = 2
@@ -105,7 +105,7 @@ Root = %[6]q
 `, r.path("root"), r.path("state"), r.Socket, r.path("opt"), image, r.path("runc"))
 }
 
-// Restart starts the daemon again on the same folders, after Kill.
+// Restart starts the daemon again on the same directories, after Kill.
 func (r *Runtime) Restart(ctx context.Context) error {
 	log, err := os.OpenFile(r.path("containerd.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {

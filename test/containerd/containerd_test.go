@@ -23,7 +23,7 @@ func TestDelete(t *testing.T) {
 			ctx := rig.Context(t)
 			_, err := os.Stat("/run/containerd")
 			wasThere := err == nil
-			started, err := containerd.Start(ctx, containerd.Config{Folder: t.TempDir(), Prefix: "rawblock-test"})
+			started, err := containerd.Start(ctx, containerd.Config{Dir: t.TempDir(), Prefix: "rawblock-test"})
 			rig.Must(t, err)
 			deleted := false
 			t.Cleanup(func() {

@@ -37,8 +37,8 @@ func (r *Runtime) Delete(ctx context.Context) error {
 			failed = append(failed, err)
 		}
 	}
-	for _, folder := range r.made {
-		os.Remove(folder) // Where others use it by now, it stays.
+	for _, dir := range r.made {
+		os.Remove(dir) // Where others use it by now, it stays.
 	}
 	return errors.Join(failed...)
 }
@@ -76,15 +76,15 @@ func (r *Runtime) retry(ctx context.Context, do func() error) error {
 	}
 }
 
-// shimFolders are where shims have their sockets, the inner one first, wherever
-// containerd has its folders (SocketAddress in its runtime/v2/shim/util_unix.go).
-var shimFolders = []string{"/run/containerd/s", "/run/containerd"}
+// shimDirs are where shims have their sockets, the inner one first, wherever
+// containerd has its directories (SocketAddress in its runtime/v2/shim/util_unix.go).
+var shimDirs = []string{"/run/containerd/s", "/run/containerd"}
 
 // shimSocket is the path of the socket of a shim.
-var shimSocket = regexp.MustCompile(regexp.QuoteMeta(shimFolders[0]) + "/[0-9a-f]+")
+var shimSocket = regexp.MustCompile(regexp.QuoteMeta(shimDirs[0]) + "/[0-9a-f]+")
 
 // shimSockets returns the sockets of the shims that still have one, as it stands in
-// the folder of each: in a file that is named address, since containerd 2
+// the directory of each: in a file that is named address, since containerd 2
 // bootstrap.json.
 func (r *Runtime) shimSockets() []string {
 	files, _ := filepath.Glob(r.path("state/io.containerd.runtime.v2.task/*/*/*")) // The pattern is well-formed.
@@ -144,15 +144,15 @@ func (r *Runtime) removeCgroups() error {
 	for _, root := range []string{"/sys/fs/cgroup/", "/sys/fs/cgroup/*/"} {
 		tops, _ := filepath.Glob(root + r.cgroup) // The pattern is well-formed.
 		for _, top := range tops {
-			var folders []string
+			var dirs []string
 			err := filepath.WalkDir(top, func(path string, entry fs.DirEntry, err error) error {
 				if err == nil && entry.IsDir() {
-					folders = append(folders, path)
+					dirs = append(dirs, path)
 				}
 				return err
 			})
-			for _, folder := range slices.Backward(folders) {
-				err = errors.Join(err, syscall.Rmdir(folder))
+			for _, dir := range slices.Backward(dirs) {
+				err = errors.Join(err, syscall.Rmdir(dir))
 			}
 			if err != nil {
 				return fmt.Errorf("remove the cgroups of the pods: %w: %w", errLeft, err)
@@ -162,7 +162,7 @@ func (r *Runtime) removeCgroups() error {
 	return nil
 }
 
-// unmountAll unmounts what is mounted in our folder, lazily.
+// unmountAll unmounts what is mounted in our directory, lazily.
 func (r *Runtime) unmountAll() error {
 	table, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
@@ -170,7 +170,7 @@ func (r *Runtime) unmountAll() error {
 	}
 	for _, line := range slices.Backward(strings.Split(strings.TrimSpace(string(table)), "\n")) {
 		point := strings.Fields(line)[4]
-		if !strings.HasPrefix(point, r.folder+"/") {
+		if !strings.HasPrefix(point, r.dir+"/") {
 			continue
 		}
 		if err := unix.Unmount(point, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {

@@ -35,9 +35,9 @@ func TestScyllaExample(t *testing.T) {
 	if !found || !strings.HasPrefix(server, "/docker-entrypoint.py ") {
 		t.Fatalf("the command does not end with the server: %q", command)
 	}
-	disk, folder := rig.NewDisk(t, 320*rig.MiB), t.TempDir() // XFS takes no less than 300.
+	disk, dir := rig.NewDisk(t, 320*rig.MiB), t.TempDir() // XFS takes no less than 300.
 	start := func() (string, error) {
-		script := rig.Replace(t, script+"cat started || echo once > started\n", "/dev/xvda", disk.Path, "/var/lib/scylla", folder, "started", folder+"/started")
+		script := rig.Replace(t, script+"cat started || echo once > started\n", "/dev/xvda", disk.Path, "/var/lib/scylla", dir, "started", dir+"/started")
 		// Its own mounts, as in a container.
 		args := append([]string{"--mount"}, append(command[:len(command)-1:len(command)-1], script)...)
 		output, err := exec.CommandContext(rig.Context(t), "unshare", args...).CombinedOutput()

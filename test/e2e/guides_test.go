@@ -34,12 +34,12 @@ func marked(t *testing.T, page, test string) (blocks []string) {
 // order.
 func TestGuides(t *testing.T) {
 	s := newScene(t)
-	folder := tutorialFolder(t)
+	dir := tutorialDir(t)
 	t.Cleanup(func() { endGuides(s) })
 	for _, guide := range guides {
 		for _, commands := range marked(t, guide, "TestGuides") {
 			t.Logf("%s:\n%s", guide, commands)
-			runStep(t, folder, commands)
+			runStep(t, dir, commands)
 		}
 		if guide == "deploy.md" {
 			removeExamples(s)
@@ -50,17 +50,17 @@ func TestGuides(t *testing.T) {
 // The commands of the guides for Helm: a pod keeps its volume through the upgrade.
 func TestHelm(t *testing.T) {
 	s := newScene(t)
-	folder := tutorialFolder(t)
+	dir := tutorialDir(t)
 	t.Cleanup(func() {
-		runStep(t, folder, "helm uninstall --ignore-not-found --wait rawblock -n rawblock-csi")
+		runStep(t, dir, "helm uninstall --ignore-not-found --wait rawblock -n rawblock-csi")
 		endGuides(s)
 	})
-	runStep(t, folder, "kubectl delete -k deploy/kubernetes/overlays/full; kubectl wait --for=delete namespace/rawblock-csi --timeout=2m")
-	must(t, os.WriteFile(filepath.Join(folder, "values.yaml"), []byte("hotplug: {enabled: true}\n"), 0o600))
+	runStep(t, dir, "kubectl delete -k deploy/kubernetes/overlays/full; kubectl wait --for=delete namespace/rawblock-csi --timeout=2m")
+	must(t, os.WriteFile(filepath.Join(dir, "values.yaml"), []byte("hotplug: {enabled: true}\n"), 0o600))
 	run := func(guide string) {
 		for _, commands := range marked(t, guide, "TestHelm") {
 			t.Logf("%s:\n%s", guide, commands)
-			runStep(t, folder, commands)
+			runStep(t, dir, commands)
 		}
 	}
 	run("deploy.md")
@@ -68,7 +68,7 @@ func TestHelm(t *testing.T) {
 	pod := s.run(withClaim(podSpec("pod", idle...), "data"))
 	sum := pod.fill(devicePath)
 	run("upgrade.md")
-	runStep(t, folder, "kubectl -n rawblock-csi rollout status daemonset/rawblock-csi-node --timeout=2m")
+	runStep(t, dir, "kubectl -n rawblock-csi rollout status daemonset/rawblock-csi-node --timeout=2m")
 	pod.wantSum(devicePath, sum)
 	pod.delete()
 	s.deleteClaim("data")

@@ -13,7 +13,7 @@ import (
 // letters, with the names of what the test has.
 func TestNamedCommands(t *testing.T) {
 	s := newScene(t)
-	folder := tutorialFolder(t)
+	dir := tutorialDir(t)
 	inNamespace := `kubectl() { command kubectl --namespace=` + s.namespace + ` "$@"; }` + "\n"
 	run := func(page string, names map[string]string) {
 		for _, commands := range marked(t, page, "TestNamedCommands") {
@@ -21,7 +21,7 @@ func TestNamedCommands(t *testing.T) {
 				commands = regexp.MustCompile(`\b`+capitals+`\b`).ReplaceAllLiteralString(commands, name)
 			}
 			t.Logf("%s:\n%s", page, commands)
-			t.Log(runStep(t, folder, inNamespace+commands))
+			t.Log(runStep(t, dir, inNamespace+commands))
 		}
 	}
 
@@ -45,13 +45,13 @@ func TestNamedCommands(t *testing.T) {
 	s.run(withClaim(podSpec("local", idle...), "local"))
 	run("guides/migrate-local-static.md", map[string]string{"OLD": s.namespace})
 
-	must(t, os.WriteFile(filepath.Join(folder, "new-key"), []byte("another key of more than 16 bytes"), 0o600))
-	t.Cleanup(func() { runStep(t, folder, "kubectl delete --ignore-not-found namespace rawblock-keys") })
+	must(t, os.WriteFile(filepath.Join(dir, "new-key"), []byte("another key of more than 16 bytes"), 0o600))
+	t.Cleanup(func() { runStep(t, dir, "kubectl delete --ignore-not-found namespace rawblock-keys") })
 	for _, commands := range marked(t, "encryption.md", "TestNamedCommands") {
-		t.Log(commands, runStep(t, folder, commands)) // They name their namespaces.
+		t.Log(commands, runStep(t, dir, commands)) // They name their namespaces.
 	}
-	runStep(t, folder, "cmp key old-key")
+	runStep(t, dir, "cmp key old-key")
 	for key, file := range map[string]string{"encryptionKey": "new-key", "encryptionKeyPrevious": "old-key"} {
-		runStep(t, folder, "kubectl -n rawblock-keys get secret volume-key -o jsonpath='{.data."+key+"}' | base64 -d | cmp - "+file)
+		runStep(t, dir, "kubectl -n rawblock-keys get secret volume-key -o jsonpath='{.data."+key+"}' | base64 -d | cmp - "+file)
 	}
 }

@@ -66,7 +66,7 @@ func (n node) reboot(s *scene) {
 
 // leftovers prints what is left of volumes on a node: mounts, loop devices on files
 // of the pool, what kubelet had of them, the files and the records. The lock of the
-// state folder stays.
+// state directory stays.
 const leftovers = `
 grep -F /volumeDevices/ /proc/self/mountinfo
 grep -sF /var/lib/rawblock-csi/files/ /sys/block/loop*/loop/backing_file

@@ -235,7 +235,7 @@ func mountWholeKubeletDirectory(pod *corev1.PodSpec) {
 	}
 }
 
-// kubelet finds out from its folders what there is to take away.
+// kubelet finds out from its directories what there is to take away.
 func TestPodDeletedWhileKubeletIsDown(t *testing.T) {
 	s := newScene(t)
 	n := s.nodes()[0]

@@ -44,25 +44,25 @@ func TestTutorial(t *testing.T) {
 
 	// It sees that nothing is left on the nodes.
 	newScene(t)
-	folder := tutorialFolder(t)
+	dir := tutorialDir(t)
 	t.Cleanup(func() { endTutorial(t) })
 	for _, step := range steps {
-		printed := runStep(t, folder, step.commands)
+		printed := runStep(t, dir, step.commands)
 		if !strings.HasSuffix(printed, step.prints) {
 			t.Fatalf("the tutorial shows %q, but at the end of this stands something else:\n%s", step.prints, printed)
 		}
 	}
 }
 
-// tutorialFolder is the root of the repository as far as the tutorial sees it: files
+// tutorialDir is the root of the repository as far as the tutorial sees it: files
 // that it makes do not stay there.
-func tutorialFolder(t *testing.T) string {
+func tutorialDir(t *testing.T) string {
 	t.Helper()
-	folder := t.TempDir()
+	dir := t.TempDir()
 	deploy, err := filepath.Abs("../../deploy")
 	must(t, err)
-	must(t, os.Symlink(deploy, filepath.Join(folder, "deploy")))
-	return folder
+	must(t, os.Symlink(deploy, filepath.Join(dir, "deploy")))
+	return dir
 }
 
 // stepTime bounds the commands of a step.
@@ -70,12 +70,12 @@ const stepTime = 10 * time.Minute
 
 // runStep runs commands as a user types them, but stops at the first that fails. It also
 // serves when the test is over.
-func runStep(t *testing.T, folder, commands string) string {
+func runStep(t *testing.T, dir, commands string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), stepTime)
 	defer cancel()
 	command := exec.CommandContext(ctx, "sh", "-ec", commands)
-	command.Dir = folder
+	command.Dir = dir
 	var printed, messages strings.Builder
 	command.Stdout, command.Stderr = &printed, &messages
 	if err := command.Run(); err != nil {

@@ -56,7 +56,7 @@ func startContainerd(t testing.TB) *containerd.Runtime {
 	rig.RequireContainers(t)
 	rig.RequireProgram(t, "containerd")
 	rig.RequireProgram(t, "ctr")
-	started, err := containerd.Start(rig.Context(t), containerd.Config{Folder: t.TempDir(), Prefix: "rawblock-test"})
+	started, err := containerd.Start(rig.Context(t), containerd.Config{Dir: t.TempDir(), Prefix: "rawblock-test"})
 	rig.Must(t, err)
 	t.Cleanup(func() {
 		// The context of the test has ended by now.

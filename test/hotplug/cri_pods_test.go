@@ -100,7 +100,7 @@ func TestCRIAttachmentPodRefused(t *testing.T) {
 		"malformed":            {"db-0:/dev/xvdb", `the annotation hotplug.rawblock.dev/target is "db-0:/dev/xvdb"; expected POD/CONTAINER:PATH`},
 		"names a namespace":    {"default/db-0/postgres:/dev/xvdb", "expected POD/CONTAINER:PATH"},
 		"malformed path":       {"db-0/postgres:dev/xvdb", `path is "dev/xvdb"; expected a plain absolute path`},
-		"no such folder":       {"db-0/postgres:/data/xvdb", "the container has no folder /data"},
+		"no such directory":    {"db-0/postgres:/data/xvdb", "the container has no directory /data"},
 		"something else there": {"db-0/postgres:/bin/busybox", "there is a regular file at /bin/busybox in the container already"},
 	} {
 		t.Run(name, func(t *testing.T) {

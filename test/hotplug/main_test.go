@@ -84,9 +84,9 @@ type container struct {
 
 func startContainer(t testing.TB, config oci.Config) *container {
 	t.Helper()
-	config.Folder = t.TempDir()
+	config.Dir = t.TempDir()
 	if config.UserNamespace {
-		letThrough(t, config.Folder)
+		letThrough(t, config.Dir)
 	}
 	started := rig.NewContainer(t, config)
 	pid, err := started.PID(rig.Context(t))
@@ -94,7 +94,7 @@ func startContainer(t testing.TB, config oci.Config) *container {
 	return &container{started, pid}
 }
 
-// letThrough lets users other than root reach a temporary folder.
+// letThrough lets users other than root reach a temporary directory.
 func letThrough(t testing.TB, path string) {
 	t.Helper()
 	for ; path != filepath.Dir(os.TempDir()) && path != "/"; path = filepath.Dir(path) {

@@ -45,14 +45,14 @@ func (c *container) grantAs(t *testing.T, disk *rig.Disk, owner string) (forget 
 	name := "trusted.rawblock." + disk.Number().String()
 	var undo []func()
 	for _, path := range c.Cgroups() {
-		folder, err := os.Open(path)
+		dir, err := os.Open(path)
 		rig.Must(t, err)
-		t.Cleanup(func() { folder.Close() })
-		if _, had, err := linux.Attribute(folder, name); err != nil || !had {
+		t.Cleanup(func() { dir.Close() })
+		if _, had, err := linux.Attribute(dir, name); err != nil || !had {
 			continue // A cgroup of v1, for other things.
 		}
-		rig.Must(t, linux.SetAttribute(folder, name, "rw "+owner))
-		undo = append(undo, func() { rig.Must(t, linux.RemoveAttribute(folder, name)) })
+		rig.Must(t, linux.SetAttribute(dir, name, "rw "+owner))
+		undo = append(undo, func() { rig.Must(t, linux.RemoveAttribute(dir, name)) })
 	}
 	if len(undo) == 0 {
 		t.Error("nothing was granted by anybody")

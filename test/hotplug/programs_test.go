@@ -19,14 +19,14 @@ func rules(t testing.TB, container *container) []string {
 	t.Helper()
 	var found []string
 	for _, path := range container.Cgroups() {
-		folder, err := os.Open(path)
+		dir, err := os.Open(path)
 		rig.Must(t, err)
-		defer folder.Close()
+		defer dir.Close()
 		if list, err := os.ReadFile(path + "/devices.list"); err == nil {
 			found = append(found, path+": "+string(list))
 		}
 		// In a cgroup of v1, that is not even asked.
-		ids, _, err := linux.DeviceProgramIDs(folder, false)
+		ids, _, err := linux.DeviceProgramIDs(dir, false)
 		if err != nil {
 			continue
 		}

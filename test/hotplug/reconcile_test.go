@@ -32,14 +32,14 @@ func eachVersion(t *testing.T, test func(t *testing.T, node *node, container *co
 func (c *container) takeGrant(t testing.TB, disk *rig.Disk) {
 	t.Helper()
 	for _, path := range c.Cgroups() {
-		folder, err := os.Open(path)
+		dir, err := os.Open(path)
 		rig.Must(t, err)
-		defer folder.Close()
-		err = linux.WriteFileAt(folder, "devices.deny", fmt.Sprintf("b %s rw", disk.Number()))
+		defer dir.Close()
+		err = linux.WriteFileAt(dir, "devices.deny", fmt.Sprintf("b %s rw", disk.Number()))
 		if err == nil {
 			continue
 		}
-		ids, flags, err := linux.DeviceProgramIDs(folder, false)
+		ids, flags, err := linux.DeviceProgramIDs(dir, false)
 		if err != nil {
 			continue // A cgroup of v1, for other things.
 		}
@@ -51,7 +51,7 @@ func (c *container) takeGrant(t testing.TB, disk *rig.Disk) {
 			program, err := linux.LoadDeviceProgram("test", true, deny)
 			rig.Must(t, err)
 			defer program.Close()
-			rig.Must(t, linux.AttachDeviceProgram(folder, program, old, flags))
+			rig.Must(t, linux.AttachDeviceProgram(dir, program, old, flags))
 		}
 	}
 }

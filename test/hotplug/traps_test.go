@@ -15,27 +15,27 @@ import (
 // What lies in a container may be laid there for the plugin, which has every right
 // on the host. None of it leads anywhere.
 func TestTraps(t *testing.T) {
-	outside := t.TempDir() // A folder of the host that the container does not have.
+	outside := t.TempDir() // A directory of the host that the container does not have.
 	for name, trap := range map[string]struct {
 		// prepare is run by the container's shell.
 		prepare, path string
 		want          error
 		says          string
 	}{
-		"link to a folder of the host": {"ln -s " + outside + " /dev/trap", "/dev/trap/xvdb", volume.ErrPrecondition, "symbolic link on the way"},
-		"link to the container's own":  {"mkdir /dev/real && ln -s real /dev/trap", "/dev/trap/xvdb", volume.ErrPrecondition, "symbolic link on the way"},
-		"link upwards":                 {"ln -s ../../../../../.." + outside + " /dev/trap", "/dev/trap/xvdb", volume.ErrPrecondition, "symbolic link on the way"},
-		"link in a name":               {"ln -s " + outside + "/xvdb /dev/xvdb", "/dev/xvdb", volume.ErrPrecondition, "symbolic link at /dev/xvdb"},
-		"magic link":                   {"true", "/proc/self/root/xvdb", volume.ErrPrecondition, "/proc/self/root/xvdb"},
-		"magic link of a descriptor":   {"true", "/proc/1/cwd/xvdb", volume.ErrPrecondition, "symbolic link on the way"},
-		"dots":                         {"true", "/dev/../../.." + outside + "/xvdb", volume.ErrInvalid, "plain absolute path"},
-		"file":                         {"echo precious >/dev/xvdb", "/dev/xvdb", volume.ErrPrecondition, "regular file at /dev/xvdb"},
-		"folder":                       {"mkdir /dev/xvdb", "/dev/xvdb", volume.ErrPrecondition, "directory at /dev/xvdb"},
-		"node of another device":       {"mknod /dev/xvdb b 8 0", "/dev/xvdb", volume.ErrPrecondition, "block device at /dev/xvdb"},
-		"node of the container's":      {"true", "/dev/null", volume.ErrPrecondition, "character device at /dev/null"},
-		"no folder":                    {"true", "/no/such/folder/xvdb", volume.ErrPrecondition, "has no folder /no/such/folder"},
-		"file in the place of it":      {"true", "/bin/busybox/xvdb", volume.ErrPrecondition, "has no folder /bin/busybox"},
-		"kernel's filesystem":          {"true", "/proc/xvdb", volume.ErrPrecondition, "no node can be made at /proc/xvdb"},
+		"link to a directory of the host": {"ln -s " + outside + " /dev/trap", "/dev/trap/xvdb", volume.ErrPrecondition, "symbolic link on the way"},
+		"link to the container's own":     {"mkdir /dev/real && ln -s real /dev/trap", "/dev/trap/xvdb", volume.ErrPrecondition, "symbolic link on the way"},
+		"link upwards":                    {"ln -s ../../../../../.." + outside + " /dev/trap", "/dev/trap/xvdb", volume.ErrPrecondition, "symbolic link on the way"},
+		"link in a name":                  {"ln -s " + outside + "/xvdb /dev/xvdb", "/dev/xvdb", volume.ErrPrecondition, "symbolic link at /dev/xvdb"},
+		"magic link":                      {"true", "/proc/self/root/xvdb", volume.ErrPrecondition, "/proc/self/root/xvdb"},
+		"magic link of a descriptor":      {"true", "/proc/1/cwd/xvdb", volume.ErrPrecondition, "symbolic link on the way"},
+		"dots":                            {"true", "/dev/../../.." + outside + "/xvdb", volume.ErrInvalid, "plain absolute path"},
+		"file":                            {"echo precious >/dev/xvdb", "/dev/xvdb", volume.ErrPrecondition, "regular file at /dev/xvdb"},
+		"directory":                       {"mkdir /dev/xvdb", "/dev/xvdb", volume.ErrPrecondition, "directory at /dev/xvdb"},
+		"node of another device":          {"mknod /dev/xvdb b 8 0", "/dev/xvdb", volume.ErrPrecondition, "block device at /dev/xvdb"},
+		"node of the container's":         {"true", "/dev/null", volume.ErrPrecondition, "character device at /dev/null"},
+		"no directory":                    {"true", "/no/such/directory/xvdb", volume.ErrPrecondition, "has no directory /no/such/directory"},
+		"file in the place of it":         {"true", "/bin/busybox/xvdb", volume.ErrPrecondition, "has no directory /bin/busybox"},
+		"kernel's filesystem":             {"true", "/proc/xvdb", volume.ErrPrecondition, "no node can be made at /proc/xvdb"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			node, disk, container := newNode(t), rig.NewDisk(t, rig.MiB), startContainer(t, oci.Config{})
@@ -55,7 +55,7 @@ func TestTraps(t *testing.T) {
 	}
 }
 
-// list names what is in a folder of the host, other than loop devices, which other
+// list names what is in a directory of the host, other than loop devices, which other
 // tests make.
 func list(t testing.TB, path string) string {
 	t.Helper()
@@ -70,7 +70,7 @@ func list(t testing.TB, path string) string {
 	return strings.Join(names, " ")
 }
 
-// A container that has a folder of the host's /dev has all devices already, and no
+// A container that has a directory of the host's /dev has all devices already, and no
 // node is made for it there.
 func TestHostDev(t *testing.T) {
 	node, disk := newNode(t), rig.NewDisk(t, rig.MiB)
@@ -89,9 +89,9 @@ func TestHostDev(t *testing.T) {
 	wantNoAttachment(t, node)
 }
 
-// A folder that is a link to the host half of the time: no attachment ends outside,
+// A directory that is a link to the host half of the time: no attachment ends outside,
 // whichever it is at the moment.
-func TestSwappedFolder(t *testing.T) {
+func TestSwappedDir(t *testing.T) {
 	node, disk, container := newNode(t), rig.NewDisk(t, rig.MiB), startContainer(t, oci.Config{})
 	ctx, outside := rig.Context(t), t.TempDir()
 	container.Run(t, "sh", "-c", "mkdir /dev/a && ln -s "+outside+" /dev/b && mv /dev/a /dev/trap")

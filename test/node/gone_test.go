@@ -154,7 +154,7 @@ func TestUnpublishOfWhatIsNotThere(t *testing.T) {
 	plugin, disk, ctx := rig.NewPlugin(t, nil), rig.NewDisk(t, 8*rig.MiB), rig.Context(t)
 	volume := plugin.NewVolume(t, "vol", disk.Path)
 	rig.Must(t, volume.Unpublish(ctx, volume.Target(t, "pod-1")))
-	rig.Must(t, volume.Unpublish(ctx, plugin.KubeletDir+"/no/such/folder/pod-1"))
+	rig.Must(t, volume.Unpublish(ctx, plugin.KubeletDir+"/no/such/directory/pod-1"))
 	rig.Must(t, os.WriteFile(plugin.KubeletDir+"/file", nil, 0o600))
 	rig.Must(t, volume.Unpublish(ctx, plugin.KubeletDir+"/file/pod-1"))
 	rig.Must(t, os.RemoveAll(volume.Staging))

@@ -17,7 +17,7 @@ import (
 // What kubelet does around the calls (pkg/volume/csi/csi_block.go and
 // pkg/volume/util/volumepathhandler in Kubernetes 1.37): it binds what is
 // published onto a global map path, locks that with a loop device, calls
-// everything again when it restarts, and removes its folders at the end.
+// everything again when it restarts, and removes its directories at the end.
 func TestLifeAsKubeletLivesIt(t *testing.T) {
 	for _, readOnly := range []bool{false, true} {
 		plugin, disk, ctx := rig.NewPlugin(t, nil), rig.NewDisk(t, 8*rig.MiB), rig.Context(t)
@@ -30,9 +30,9 @@ func TestLifeAsKubeletLivesIt(t *testing.T) {
 		rig.Must(t, volume.Stage(ctx))
 		rig.Must(t, publish(ctx, target))
 
-		folder := filepath.Join(plugin.KubeletDir, "plugins/kubernetes.io/csi/volumeDevices/vol/dev")
-		rig.Must(t, os.MkdirAll(folder, 0o750))
-		global := filepath.Join(folder, "pod-uid")
+		dir := filepath.Join(plugin.KubeletDir, "plugins/kubernetes.io/csi/volumeDevices/vol/dev")
+		rig.Must(t, os.MkdirAll(dir, 0o750))
+		global := filepath.Join(dir, "pod-uid")
 		rig.Must(t, bind(target, global))
 		lock := lockLikeKubelet(t, global)
 
@@ -47,7 +47,7 @@ func TestLifeAsKubeletLivesIt(t *testing.T) {
 		rig.Must(t, unix.Unmount(global, 0))
 		rig.Must(t, volume.Unpublish(ctx, target))
 		rig.Must(t, volume.Unstage(ctx))
-		// os.Remove, as kubelet does it, fails for a folder that is not empty.
+		// os.Remove, as kubelet does it, fails for a directory that is not empty.
 		rig.Must(t, os.Remove(filepath.Dir(target)))
 		rig.Must(t, os.Remove(volume.Staging))
 	}
@@ -74,9 +74,9 @@ func TestHostNodeCannotBeChangedThroughATarget(t *testing.T) {
 }
 
 func TestKubeletDirIsALink(t *testing.T) {
-	folder, disk, ctx := rig.KubeletDir(t), rig.NewDisk(t, 8*rig.MiB), rig.Context(t)
+	dir, disk, ctx := rig.KubeletDir(t), rig.NewDisk(t, 8*rig.MiB), rig.Context(t)
 	link := filepath.Join(t.TempDir(), "kubelet")
-	rig.Must(t, os.Symlink(folder, link))
+	rig.Must(t, os.Symlink(dir, link))
 	sysfs := blockdev.NewSysfs("/sys")
 	publisher, err := publish.New(rig.StateDir(t), sysfs)
 	rig.Must(t, err)
@@ -86,7 +86,7 @@ func TestKubeletDirIsALink(t *testing.T) {
 	}
 	rig.Serve(t, options)
 	// Kubelet may send its paths with the link or without.
-	for _, path := range []string{link, folder} {
+	for _, path := range []string{link, dir} {
 		plugin := rig.Connect(t, options.Endpoint, path)
 		volume := plugin.NewVolume(t, "vol", disk.Path)
 		target := volume.Target(t, "pod-1")

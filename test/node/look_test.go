@@ -34,13 +34,13 @@ func wantAbsent(t *testing.T, path string) {
 	}
 }
 
-func wantEmpty(t *testing.T, folder string, except ...string) {
+func wantEmpty(t *testing.T, dir string, except ...string) {
 	t.Helper()
-	entries, err := os.ReadDir(folder)
+	entries, err := os.ReadDir(dir)
 	rig.Must(t, err)
 	for _, entry := range entries {
 		if !slices.Contains(except, entry.Name()) {
-			t.Errorf("left in %s: %s", folder, entry.Name())
+			t.Errorf("left in %s: %s", dir, entry.Name())
 		}
 	}
 }

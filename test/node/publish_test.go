@@ -118,7 +118,7 @@ func TestRequestsThatAreRefused(t *testing.T) {
 		"relative target":  {func(r *csi.NodePublishVolumeRequest) { r.TargetPath = "pod-1" }, codes.InvalidArgument},
 		"target escapes":   {func(r *csi.NodePublishVolumeRequest) { r.TargetPath = plugin.KubeletDir + "/../x" }, codes.InvalidArgument},
 		"target elsewhere": {func(r *csi.NodePublishVolumeRequest) { r.TargetPath = "/etc/rawblock-test" }, codes.InvalidArgument},
-		"no folder":        {func(r *csi.NodePublishVolumeRequest) { r.TargetPath = plugin.KubeletDir + "/no/pod-1" }, codes.FailedPrecondition},
+		"no directory":     {func(r *csi.NodePublishVolumeRequest) { r.TargetPath = plugin.KubeletDir + "/no/pod-1" }, codes.FailedPrecondition},
 		"no staging":       {func(r *csi.NodePublishVolumeRequest) { r.StagingTargetPath = "" }, codes.FailedPrecondition},
 		"relative staging": {func(r *csi.NodePublishVolumeRequest) { r.StagingTargetPath = "x" }, codes.InvalidArgument},
 		"no capability":    {func(r *csi.NodePublishVolumeRequest) { r.VolumeCapability = nil }, codes.InvalidArgument},

@@ -93,7 +93,7 @@ func TestPublishAfterReboot(t *testing.T) {
 		rig.Must(t, os.Remove(volume.Staging))
 		rig.Must(t, os.Mkdir(volume.Staging, 0o750))
 	})
-	t.Run("plain file in the staging folder", func(t *testing.T) {
+	t.Run("plain file in the staging directory", func(t *testing.T) {
 		foreign := filepath.Join(volume.Staging, "vol")
 		rig.Must(t, os.WriteFile(foreign, []byte("not a device"), 0o600))
 		rig.Must(t, volume.Publish(ctx, target))
@@ -178,11 +178,11 @@ func TestStats(t *testing.T) {
 	rig.Must(t, volume.Stage(ctx))
 	rig.Must(t, volume.Publish(ctx, target))
 	// Kubelet's own bind mount of what is published, which it asks about.
-	folder := filepath.Join(plugin.KubeletDir, "plugins/kubernetes.io/csi/volumeDevices/vol/dev")
-	rig.Must(t, os.MkdirAll(folder, 0o750))
-	global := filepath.Join(folder, "pod-uid")
+	dir := filepath.Join(plugin.KubeletDir, "plugins/kubernetes.io/csi/volumeDevices/vol/dev")
+	rig.Must(t, os.MkdirAll(dir, 0o750))
+	global := filepath.Join(dir, "pod-uid")
 	rig.Must(t, bind(target, global))
-	plain := filepath.Join(folder, "plain")
+	plain := filepath.Join(dir, "plain")
 	rig.Must(t, os.WriteFile(plain, nil, 0o600))
 	for path, want := range map[string]codes.Code{
 		target: codes.OK, global: codes.OK, volume.Staging: codes.OK,

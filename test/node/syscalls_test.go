@@ -28,9 +28,9 @@ func TestSystemCallsDoNotGrowWithMounts(t *testing.T) {
 	rig.Must(t, volume.Stage(rig.Context(t)))
 
 	few := callsOfPublish(t, plugin, volume, target)
-	folder := rig.StateDir(t)
+	dir := rig.StateDir(t)
 	for i := range 2000 {
-		place := filepath.Join(folder, fmt.Sprint(i))
+		place := filepath.Join(dir, fmt.Sprint(i))
 		rig.Must(t, bind("/dev/null", place))
 	}
 	many := callsOfPublish(t, plugin, volume, target)

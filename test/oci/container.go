@@ -15,9 +15,9 @@ import (
 
 // Config says what a container is made of.
 type Config struct {
-	// Folder is where its root filesystem, its config.json and the state of its runtime
-	// are kept: an empty folder, which the caller removes after Delete.
-	Folder string
+	// Dir is where its root filesystem, its config.json and the state of its runtime
+	// are kept: an empty directory, which the caller removes after Delete.
+	Dir string
 	// Prefix is what the container's name begins with.
 	Prefix string
 	// Devices are the devices that it gets beside /dev/null and the like.
@@ -28,7 +28,7 @@ type Config struct {
 	Propagation string
 	// Dev says what the container's /dev is.
 	Dev Dev
-	// Binds are folders of the host that it has at the same path.
+	// Binds are directories of the host that it has at the same path.
 	Binds []string
 	// ReadOnlyRootfs has the container's root filesystem read-only.
 	ReadOnlyRootfs bool
@@ -64,7 +64,7 @@ type Dev int
 const (
 	// DevTmpfs is a tmpfs, as runtimes have it.
 	DevTmpfs Dev = iota
-	// DevInRootfs is a folder of the root filesystem.
+	// DevInRootfs is a directory of the root filesystem.
 	DevInRootfs
 	// DevReadOnly is a tmpfs that is read-only once the container runs.
 	DevReadOnly
@@ -81,7 +81,7 @@ type Container struct {
 	Name string
 	// Rootfs is its root filesystem as the host sees it.
 	Rootfs string
-	folder string
+	dir    string
 	v2     bool
 	// runtime is the program that runs it.
 	runtime string
@@ -91,8 +91,8 @@ type Container struct {
 func Start(ctx context.Context, config Config) (*Container, error) {
 	container := &Container{
 		Name:    cmp.Or(config.Name, config.Prefix+"-"+strings.ToLower(rand.Text()[:8])),
-		Rootfs:  filepath.Join(config.Folder, "rootfs"),
-		folder:  config.Folder,
+		Rootfs:  filepath.Join(config.Dir, "rootfs"),
+		dir:     config.Dir,
 		v2:      config.CgroupV2,
 		runtime: cmp.Or(config.Runtime, "runc"),
 	}
@@ -103,12 +103,12 @@ func Start(ctx context.Context, config Config) (*Container, error) {
 		return nil, fmt.Errorf("write config.json: %w", err)
 	}
 	// The processes of the container must not hold pipes of ours.
-	log, err := os.Create(filepath.Join(config.Folder, "runc.log"))
+	log, err := os.Create(filepath.Join(config.Dir, "runc.log"))
 	if err != nil {
 		return nil, fmt.Errorf("make a log for runc: %w", err)
 	}
 	defer log.Close()
-	run := container.runc(ctx, "run", "--detach", "--bundle", config.Folder, container.Name)
+	run := container.runc(ctx, "run", "--detach", "--bundle", config.Dir, container.Name)
 	run.Stdout, run.Stderr = log, log
 	if err := run.Run(); err != nil {
 		said, _ := os.ReadFile(log.Name()) // Only to say more.
@@ -151,12 +151,12 @@ func (c *Container) Delete(ctx context.Context) error {
 	return nil
 }
 
-// Cgroups lists the folders of the cgroups that the container has.
+// Cgroups lists the directories of the cgroups that the container has.
 func (c *Container) Cgroups() []string {
 	var found []string
 	for _, pattern := range []string{"/sys/fs/cgroup/", "/sys/fs/cgroup/*/"} {
-		folders, _ := filepath.Glob(pattern + c.Name) // The patterns are well-formed.
-		found = append(found, folders...)
+		dirs, _ := filepath.Glob(pattern + c.Name) // The patterns are well-formed.
+		found = append(found, dirs...)
 	}
 	return found
 }
@@ -179,9 +179,9 @@ func (c *Container) PID(ctx context.Context) (int, error) {
 }
 
 // runc prepares a command of runc, or of the runtime that stands in for it, with its
-// state in the container's own folder and not among the machine's other containers.
+// state in the container's own directory and not among the machine's other containers.
 func (c *Container) runc(ctx context.Context, args ...string) *exec.Cmd {
-	state := filepath.Join(c.folder, "state")
+	state := filepath.Join(c.dir, "state")
 	argv := append([]string{c.runtime, "--root", state}, args...)
 	if c.v2 {
 		argv = append([]string{"unshare", "--mount", "--propagation", "private", "sh", "-c", onlyV2, "sh"}, argv...)

@@ -18,8 +18,8 @@ func makeRootfs(path string) error {
 	if err != nil {
 		return err
 	}
-	for _, folder := range []string{"bin", "dev", "proc", "mnt"} {
-		if err := os.MkdirAll(filepath.Join(path, folder), 0o755); err != nil {
+	for _, dir := range []string{"bin", "dev", "proc", "mnt"} {
+		if err := os.MkdirAll(filepath.Join(path, dir), 0o755); err != nil {
 			return err
 		}
 	}

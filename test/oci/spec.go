@@ -80,7 +80,7 @@ func writeSpec(config Config, name string) error {
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(config.Folder, "config.json"), text, 0o600)
+	return os.WriteFile(filepath.Join(config.Dir, "config.json"), text, 0o600)
 }
 
 func spec(config Config, name string) any {

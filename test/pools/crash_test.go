@@ -53,17 +53,17 @@ func diskKind(t *testing.T) kind {
 	}
 }
 
-func fileKind(t *testing.T, folder string) kind {
-	folder, err := os.MkdirTemp(folder, "pool")
+func fileKind(t *testing.T, dir string) kind {
+	dir, err := os.MkdirTemp(dir, "pool")
 	rig.Must(t, err)
 	return kind{
-		config:    fmt.Sprintf("[{name: pool, file: {directory: %s}}]", folder),
+		config:    fmt.Sprintf("[{name: pool, file: {directory: %s}}]", dir),
 		snapshots: true,
 		wantEmpty: func(t *testing.T) {
 			t.Helper()
 			left := func() (found []string) {
 				for _, place := range []string{"volumes", "snapshots", "work"} {
-					names, err := filepath.Glob(filepath.Join(folder, place, "*"))
+					names, err := filepath.Glob(filepath.Join(dir, place, "*"))
 					rig.Must(t, err)
 					found = append(found, names...)
 				}

@@ -20,25 +20,25 @@ import (
 	"github.com/rawblock-csi/rawblock-csi/test/rig"
 )
 
-// filePlugin is a plugin with a pool of files whose folder is known.
+// filePlugin is a plugin with a pool of files whose directory is known.
 type filePlugin struct {
 	*rig.Plugin
-	folder string
+	dir string
 }
 
 func newFilePlugin(t *testing.T, filesystem string) filePlugin {
 	t.Helper()
-	folder := rig.Filesystem(t, filesystem, 320*rig.MiB)
-	pool, err := file.New(t.Context(), "pool", file.Options{Directory: folder, Capacity: 128 * rig.MiB}, blockdev.NewSysfs("/sys"))
+	dir := rig.Filesystem(t, filesystem, 320*rig.MiB)
+	pool, err := file.New(t.Context(), "pool", file.Options{Directory: dir, Capacity: 128 * rig.MiB}, blockdev.NewSysfs("/sys"))
 	rig.Must(t, err)
 	t.Cleanup(pool.Close)
-	return filePlugin{rig.NewPlugin(t, map[string]driver.Pool{"pool": pool}), folder}
+	return filePlugin{rig.NewPlugin(t, map[string]driver.Pool{"pool": pool}), dir}
 }
 
 // attached returns the loop device over the file of a volume, if there is one.
 func (p filePlugin) attached(t *testing.T, name string) string {
 	t.Helper()
-	data, err := os.Open(filepath.Join(p.folder, "volumes", name, "data"))
+	data, err := os.Open(filepath.Join(p.dir, "volumes", name, "data"))
 	rig.Must(t, err)
 	defer data.Close()
 	device, found, err := blockdev.NewLoops(blockdev.NewSysfs("/sys")).Find(data)
@@ -70,7 +70,7 @@ func TestLoopDeviceComesAndGoesWithStaging(t *testing.T) {
 		rig.Must(t, v.Publish(ctx, target))
 	}
 	rig.WriteAt(t, target, data, 0)
-	if got := rig.ReadAt(t, filepath.Join(plugin.folder, "volumes", name, "data"), len(data), 0); got != data {
+	if got := rig.ReadAt(t, filepath.Join(plugin.dir, "volumes", name, "data"), len(data), 0); got != data {
 		t.Errorf("the file has %q", got)
 	}
 	wantCode(t, v.Unstage(ctx), codes.FailedPrecondition)
@@ -99,7 +99,7 @@ func TestStageThatFailsLeavesNoLoopDevice(t *testing.T) {
 	rig.Must(t, v.Unstage(ctx))
 
 	// Somebody attached the file and claims the device.
-	data, err := os.OpenFile(filepath.Join(plugin.folder, "volumes", name, "data"), os.O_RDWR, 0)
+	data, err := os.OpenFile(filepath.Join(plugin.dir, "volumes", name, "data"), os.O_RDWR, 0)
 	rig.Must(t, err)
 	defer data.Close()
 	device, _, err := blockdev.NewLoops(blockdev.NewSysfs("/sys")).Attach(data, blockdev.LoopOptions{BlockSize: 512})
@@ -135,7 +135,7 @@ func TestPublishedWithoutStaging(t *testing.T) {
 func TestStaleLoopDeviceIsNotPublished(t *testing.T) {
 	plugin := newFilePlugin(t, "ext4")
 	v, ctx := create(t, plugin.Plugin, createRequest(name, size)), rig.Context(t)
-	target, path := v.Target(t, "pod-1"), filepath.Join(plugin.folder, "volumes", name, "data")
+	target, path := v.Target(t, "pod-1"), filepath.Join(plugin.dir, "volumes", name, "data")
 	rig.Must(t, v.Stage(ctx))
 	stale := plugin.attached(t, name)
 	rig.Must(t, os.Remove(path))
@@ -220,7 +220,7 @@ func TestSnapshotOfAVolumeInUse(t *testing.T) {
 				id := name + string(rune('a'+i))
 				snapshot, err := plugin.CreateSnapshot(ctx, &csi.CreateSnapshotRequest{Name: id, SourceVolumeId: v.ID})
 				rig.Must(t, err)
-				first, second := readCounters(t, filepath.Join(plugin.folder, "snapshots", id, "data"))
+				first, second := readCounters(t, filepath.Join(plugin.dir, "snapshots", id, "data"))
 				if first == 0 || first != second && first != second+1 {
 					t.Errorf("the first block was written %d times, the second %d times", first, second)
 				}
@@ -292,7 +292,7 @@ func TestSnapshotHasWhatWasWrittenBefore(t *testing.T) {
 	rig.Must(t, err)
 	_, err = plugin.CreateSnapshot(ctx, &csi.CreateSnapshotRequest{Name: "snap", SourceVolumeId: v.ID})
 	rig.Must(t, err)
-	if got := rig.ReadAt(t, filepath.Join(plugin.folder, "snapshots/snap/data"), len(data), 4096); got != data {
+	if got := rig.ReadAt(t, filepath.Join(plugin.dir, "snapshots/snap/data"), len(data), 4096); got != data {
 		t.Errorf("it has %q", got)
 	}
 }
@@ -328,7 +328,7 @@ func TestThickVolumeCanAlwaysBeWritten(t *testing.T) {
 			rig.Must(t, v.Stage(ctx))
 			target := v.Target(t, "pod-1")
 			rig.Must(t, v.Publish(ctx, target))
-			fillUp(t, filepath.Join(plugin.folder, "somebody-elses"))
+			fillUp(t, filepath.Join(plugin.dir, "somebody-elses"))
 			for _, letter := range []string{"a", "b"} { // Twice: it is overwritten in place.
 				rig.WriteAt(t, target, strings.Repeat(letter, 2*size), 0)
 			}

@@ -11,7 +11,7 @@ import (
 	"github.com/rawblock-csi/rawblock-csi/test/rig"
 )
 
-// A node is installed anew: kubelet's folder and the plugin's state are gone, the
+// A node is installed anew: kubelet's directory and the plugin's state are gone, the
 // media and the configuration are not. The plugin knows each volume again, with its
 // bytes (docs/guides/recover-node.md).
 func TestReinstalledNode(t *testing.T) {

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// pagesVariable names the folder of the documentation, for tests that run elsewhere than
+// pagesVariable names the directory of the documentation, for tests that run elsewhere than
 // in the tree.
 const pagesVariable = "RAWBLOCK_DOCS"
 

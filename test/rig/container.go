@@ -13,12 +13,12 @@ import (
 // Container is a running container. It goes with its test.
 type Container struct{ *oci.Container }
 
-// NewContainer starts a container. Its folder need not be given.
+// NewContainer starts a container. Its directory need not be given.
 func NewContainer(t testing.TB, config oci.Config) *Container {
 	t.Helper()
 	RequireContainers(t)
-	if config.Folder == "" {
-		config.Folder = t.TempDir()
+	if config.Dir == "" {
+		config.Dir = t.TempDir()
 	}
 	config.Prefix = "rawblock-test"
 	container, err := oci.Start(Context(t), config)

@@ -15,8 +15,8 @@ import (
 var memory string
 
 // mountMemory makes that directory in the tests' temporary one.
-func mountMemory(folder string) error {
-	path := filepath.Join(folder, "memory")
+func mountMemory(dir string) error {
+	path := filepath.Join(dir, "memory")
 	if err := os.Mkdir(path, 0o700); err != nil {
 		return err
 	}

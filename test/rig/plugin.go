@@ -33,7 +33,7 @@ type Plugin struct {
 	Socket string
 	// KubeletDir is the kubelet directory.
 	KubeletDir string
-	// StateDir is the folder of its records.
+	// StateDir is the directory of its records.
 	StateDir string
 }
 
@@ -111,7 +111,7 @@ type Volume struct {
 	ID string
 	// Device is the path that the volume names, if an administrator made it.
 	Device string
-	// Staging is the staging folder.
+	// Staging is the staging directory.
 	Staging string
 	// Context is the volume_context.
 	Context map[string]string
@@ -133,24 +133,24 @@ func (p *Plugin) NewVolume(t testing.TB, id, device string) *Volume {
 // Provisioned makes the paths for a volume of a pool.
 func (p *Plugin) Provisioned(t testing.TB, id string) *Volume {
 	t.Helper()
-	staging := filepath.Join(p.KubeletDir, volumeDevices, "staging", folderName(id))
+	staging := filepath.Join(p.KubeletDir, volumeDevices, "staging", dirName(id))
 	Must(t, os.MkdirAll(staging, 0o750))
 	return &Volume{ID: id, Staging: staging, plugin: p, Mode: csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER}
 }
 
-// volumeDevices is kubelet's folder for raw block volumes.
+// volumeDevices is kubelet's directory for raw block volumes.
 const volumeDevices = "plugins/kubernetes.io/csi/volumeDevices"
 
-// folderName stands for a volume's ID in kubelet's paths, which have the name of
+// directoryName stands for a volume's ID in kubelet's paths, which have the name of
 // the PersistentVolume there.
-func folderName(id string) string { return strings.NewReplacer("/", "-", "@", "-").Replace(id) }
+func dirName(id string) string { return strings.NewReplacer("/", "-", "@", "-").Replace(id) }
 
-// Target returns the target path of the volume for a pod, whose folder exists.
+// Target returns the target path of the volume for a pod, whose directory exists.
 func (v *Volume) Target(t testing.TB, pod string) string {
 	t.Helper()
-	folder := filepath.Join(v.plugin.KubeletDir, volumeDevices, "publish", folderName(v.ID))
-	Must(t, os.MkdirAll(folder, 0o750))
-	return filepath.Join(folder, pod)
+	dir := filepath.Join(v.plugin.KubeletDir, volumeDevices, "publish", dirName(v.ID))
+	Must(t, os.MkdirAll(dir, 0o750))
+	return filepath.Join(dir, pod)
 }
 
 // Capability is the volume's capability.

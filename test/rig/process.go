@@ -34,12 +34,12 @@ func Build(t testing.TB, tags string) string {
 	}
 	// For the next test it stays, in the temporary directory of Main; without one it goes
 	// with its test.
-	folder := t.TempDir()
+	dir := t.TempDir()
 	if temporary != "" {
-		folder = filepath.Join(temporary, "plugin-"+tags)
-		Must(t, os.MkdirAll(folder, 0o755))
+		dir = filepath.Join(temporary, "plugin-"+tags)
+		Must(t, os.MkdirAll(dir, 0o755))
 	}
-	binary := filepath.Join(folder, "rawblock-csi")
+	binary := filepath.Join(dir, "rawblock-csi")
 	// With the flags of make build, which then has compiled all of it.
 	command := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-ldflags=-s -w", "-tags", tags, "-o", binary,
 		"github.com/rawblock-csi/rawblock-csi/cmd/rawblock-csi")
@@ -71,8 +71,8 @@ func Start(t testing.TB, binary, kubeletDir, stateDir string, environment ...str
 // StartWithPools does the same with the pools of a configuration.
 func StartWithPools(t testing.TB, pools, binary, kubeletDir, stateDir string, environment ...string) *Process {
 	t.Helper()
-	folder := t.TempDir()
-	config, socket := filepath.Join(folder, "config.yaml"), filepath.Join(kubeletDir, "csi.sock")
+	dir := t.TempDir()
+	config, socket := filepath.Join(dir, "config.yaml"), filepath.Join(kubeletDir, "csi.sock")
 	Must(t, os.WriteFile(config, []byte("devices: {allow: ["+strings.Join(DevicePatterns(), ", ")+"]}\npools: "+pools+"\n"), 0o600))
 	process := &Process{command: exec.Command(binary, //nolint:noctx // Kill ends it, at the point that the test wants.
 		"--endpoint="+socket, "--node-id="+NodeID, "--kubelet-dir="+kubeletDir, "--state-dir="+stateDir, "--config="+config)}

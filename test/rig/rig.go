@@ -18,7 +18,7 @@ import (
 )
 
 // Main runs the tests of a package and ends the process. It fails the run where
-// the tests leave something on the machine: what is in their temporary folder, or
+// the tests leave something on the machine: what is in their temporary directory, or
 // built upon it, counts, so that tests of others may run at the same time.
 //
 // Also what a run leaves that was killed goes, which a janitor sees to.
@@ -34,31 +34,31 @@ var temporary string
 
 func run(m *testing.M) int {
 	// The paths of sockets must be short (unix(7)).
-	folder, err := os.MkdirTemp("", "rb")
+	dir, err := os.MkdirTemp("", "rb")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	defer os.RemoveAll(folder)
-	os.Setenv("TMPDIR", folder)
-	temporary = folder
+	defer os.RemoveAll(dir)
+	os.Setenv("TMPDIR", dir)
+	temporary = dir
 	if os.Geteuid() == 0 {
-		end, err := startJanitor(folder)
+		end, err := startJanitor(dir)
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
 		defer end()
-		if err := mountMemory(folder); err != nil {
+		if err := mountMemory(dir); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
 		defer unmountMemory()
 	}
-	before := takeInventory(folder)
+	before := takeInventory(dir)
 	code := m.Run()
 	if os.Geteuid() == 0 && code == 0 {
-		if left := leftovers(folder, before); len(left) > 0 {
+		if left := leftovers(dir, before); len(left) > 0 {
 			fmt.Fprintf(os.Stderr, "FAIL: the tests left behind:\n  %s\n", strings.Join(left, "\n  "))
 			return 1
 		}
@@ -91,7 +91,7 @@ func Must(t testing.TB, err error) {
 func KubeletDir(t testing.TB) string {
 	t.Helper()
 	RequireRoot(t)
-	// Links in the way of the temporary folder are not what a test is about.
+	// Links in the way of the temporary directory are not what a test is about.
 	dir, err := filepath.EvalSymlinks(t.TempDir())
 	Must(t, err)
 	Must(t, unix.Mount(dir, dir, "", unix.MS_BIND, ""))
@@ -147,18 +147,18 @@ func MountPoints(t testing.TB) []string {
 // inventory is what a test could leave, by its name, with how often it is there.
 type inventory map[string]int
 
-func takeInventory(folder string) inventory {
+func takeInventory(dir string) inventory {
 	found := inventory{}
 	if table, err := os.ReadFile("/proc/self/mountinfo"); err == nil {
 		for line := range strings.Lines(string(table)) {
-			if point := strings.Fields(line)[4]; strings.HasPrefix(point, folder+"/") {
+			if point := strings.Fields(line)[4]; strings.HasPrefix(point, dir+"/") {
 				found["mount "+point]++
 			}
 		}
 	}
 	files, _ := filepath.Glob("/sys/block/loop*/loop/backing_file")
 	for _, file := range files {
-		if backing := backingFile(filepath.Base(filepath.Dir(filepath.Dir(file)))); strings.HasPrefix(backing, folder+"/") {
+		if backing := backingFile(filepath.Base(filepath.Dir(filepath.Dir(file)))); strings.HasPrefix(backing, dir+"/") {
 			found["loop device over "+backing]++
 		}
 	}
@@ -196,11 +196,11 @@ func backingFile(name string) string {
 
 // leftovers lists what is there now and was not before. The kernel and the
 // runtime take a moment to clear up after a lazy unmount or a closed connection.
-func leftovers(folder string, before inventory) []string {
+func leftovers(dir string, before inventory) []string {
 	var left []string
 	for range 50 {
 		left = nil
-		for name, count := range takeInventory(folder) {
+		for name, count := range takeInventory(dir) {
 			if extra := count - before[name]; extra > 0 {
 				left = append(left, fmt.Sprintf("%s (%d more)", name, extra))
 			}

@@ -37,7 +37,7 @@ mount -t sysfs -o ro sysfs sys
 mount -t cgroup2 cgroup2 sys/fs/cgroup
 mount -t tmpfs -o mode=755 tmpfs dev
 for node in null zero full random urandom; do touch dev/$node; mount --bind /dev/$node dev/$node; done
-for folder in run tmp var etc/systemd/system; do mount -t tmpfs -o mode=755 tmpfs $folder; done
+for directory in run tmp var etc/systemd/system; do mount -t tmpfs -o mode=755 tmpfs $directory; done
 touch run/self
 mount --bind "$self" run/self
 printf '[Unit]\nDefaultDependencies=no\n' >etc/systemd/system/rawblock-test.target
@@ -52,7 +52,7 @@ exec env -i container=rawblock-test PATH="$PATH" /lib/systemd/systemd --unit=raw
 type machine struct {
 	// pid is that of its systemd, as the host counts.
 	pid int
-	// cgroup is the folder of its root cgroup, as the host sees it.
+	// cgroup is the directory of its root cgroup, as the host sees it.
 	cgroup string
 	// log is the file with what systemd prints.
 	log string

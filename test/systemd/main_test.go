@@ -45,20 +45,20 @@ func do(what, path, device, with string) error {
 	if err != nil {
 		return err
 	}
-	folder := filepath.Join(hierarchies.Unified, path)
+	dir := filepath.Join(hierarchies.Unified, path)
 	switch what {
 	case "open":
-		return open(folder, number, with)
+		return open(dir, number, with)
 	case "programs":
-		return printPrograms(folder)
+		return printPrograms(dir)
 	case "attributes":
-		return printAttributes(folder)
+		return printAttributes(dir)
 	case "attach":
-		return attach(folder, with)
+		return attach(dir, with)
 	case "replace":
-		return replace(folder)
+		return replace(dir)
 	}
-	cgroup, err := openCgroup(hierarchies, folder)
+	cgroup, err := openCgroup(hierarchies, dir)
 	if err != nil {
 		return err
 	}
@@ -81,27 +81,27 @@ func do(what, path, device, with string) error {
 	return errors.New("unknown: " + what)
 }
 
-// openCgroup opens the cgroup of the first process in a folder.
-func openCgroup(hierarchies devcgroup.Hierarchies, folder string) (*devcgroup.Cgroup, error) {
-	processes, err := os.ReadFile(folder + "/cgroup.procs")
+// openCgroup opens the cgroup of the first process in a directory.
+func openCgroup(hierarchies devcgroup.Hierarchies, dir string) (*devcgroup.Cgroup, error) {
+	processes, err := os.ReadFile(dir + "/cgroup.procs")
 	if err != nil {
 		return nil, err
 	}
 	var pid int
 	if _, err := fmt.Sscan(string(processes), &pid); err != nil {
-		return nil, fmt.Errorf("no process in %s: %w", folder, err)
+		return nil, fmt.Errorf("no process in %s: %w", dir, err)
 	}
 	return devcgroup.Open(hierarchies, pid, "")
 }
 
 // open opens a node of the device as a process of the cgroup.
-func open(folder string, number linux.DeviceNumber, access string) error {
+func open(dir string, number linux.DeviceNumber, access string) error {
 	node := "/tmp/node-" + number.String()
 	// Before it joins: nothing lets it make nodes afterwards.
 	if err := unix.Mknod(node, unix.S_IFBLK|0o600, int(unix.Mkdev(number.Major, number.Minor))); err != nil && !errors.Is(err, unix.EEXIST) {
 		return err
 	}
-	if err := os.WriteFile(folder+"/cgroup.procs", []byte("0"), 0); err != nil {
+	if err := os.WriteFile(dir+"/cgroup.procs", []byte("0"), 0); err != nil {
 		return err
 	}
 	flags := map[string]int{"r": os.O_RDONLY, "w": os.O_WRONLY, "rw": os.O_RDWR}
@@ -134,18 +134,18 @@ func printPrograms(path string) error {
 
 // replace puts a program that lets everything pass in the place of each.
 func replace(path string) error {
-	return eachProgram(path, func(folder *os.File, program *linux.Program) error {
-		return attachTo(folder, program.Name, 1, program)
+	return eachProgram(path, func(dir *os.File, program *linux.Program) error {
+		return attachTo(dir, program.Name, 1, program)
 	})
 }
 
 func eachProgram(path string, do func(*os.File, *linux.Program) error) error {
-	folder, err := os.Open(path)
+	dir, err := os.Open(path)
 	if err != nil {
 		return err
 	}
-	defer folder.Close()
-	ids, _, err := linux.DeviceProgramIDs(folder, false)
+	defer dir.Close()
+	ids, _, err := linux.DeviceProgramIDs(dir, false)
 	if err != nil {
 		return err
 	}
@@ -154,7 +154,7 @@ func eachProgram(path string, do func(*os.File, *linux.Program) error) error {
 		if err != nil {
 			return err
 		}
-		err = do(folder, program)
+		err = do(dir, program)
 		program.Close()
 		if err != nil {
 			return err
@@ -166,21 +166,21 @@ func eachProgram(path string, do func(*os.File, *linux.Program) error) error {
 // attach attaches a program to a cgroup beside those that there are, which lets
 // nothing pass.
 func attach(path, name string) error {
-	folder, err := os.Open(path)
+	dir, err := os.Open(path)
 	if err != nil {
 		return err
 	}
-	defer folder.Close()
-	return attachTo(folder, name, 0, nil)
+	defer dir.Close()
+	return attachTo(dir, name, 0, nil)
 }
 
 // attachTo attaches a program that always answers the same, in the place of another
 // one or beside those that there are.
-func attachTo(folder *os.File, name string, answer int32, old *linux.Program) error {
+func attachTo(dir *os.File, name string, answer int32, old *linux.Program) error {
 	program, err := linux.LoadDeviceProgram(name, true, []linux.Instruction{{Code: 0xb7, Immediate: answer}, {Code: 0x95}})
 	if err != nil {
 		return err
 	}
 	defer program.Close()
-	return linux.AttachDeviceProgram(folder, program, old, linux.AttachMulti)
+	return linux.AttachDeviceProgram(dir, program, old, linux.AttachMulti)
 }

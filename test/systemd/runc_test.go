@@ -18,15 +18,15 @@ import (
 func (m *machine) startRunc(t *testing.T, disk *rig.Disk) *unit {
 	t.Helper()
 	rig.RequireContainers(t)
-	const folder = "/tmp/rawblock-test"
-	m.run(t, "sh", "-ec", `mkdir -p "$0/rootfs/bin" && cp "$(command -v busybox)" "$0/rootfs/bin/" && ln -s busybox "$0/rootfs/bin/sleep"`, folder)
-	write := m.command(rig.Context(t), "tee", folder+"/config.json")
+	const dir = "/tmp/rawblock-test"
+	m.run(t, "sh", "-ec", `mkdir -p "$0/rootfs/bin" && cp "$(command -v busybox)" "$0/rootfs/bin/" && ln -s busybox "$0/rootfs/bin/sleep"`, dir)
+	write := m.command(rig.Context(t), "tee", dir+"/config.json")
 	write.Stdin = strings.NewReader(runcConfig(t))
 	rig.Must(t, write.Run())
 	// The container must not hold pipes of ours.
-	m.run(t, "sh", "-ec", `runc --systemd-cgroup run --detach --bundle "$0" rawblock-test </dev/null >"$0/log" 2>&1 || { cat "$0/log"; exit 1; }`, folder)
+	m.run(t, "sh", "-ec", `runc --systemd-cgroup run --detach --bundle "$0" rawblock-test </dev/null >"$0/log" 2>&1 || { cat "$0/log"; exit 1; }`, dir)
 	m.afterwards(t, "runc", "--systemd-cgroup", "delete", "--force", "rawblock-test")
-	m.afterwards(t, "rm", "-rf", folder)
+	m.afterwards(t, "rm", "-rf", dir)
 	const name = "rawblock-test-container.scope"
 	return &unit{m, name, m.run(t, "systemctl", "show", "--value", "--property=ControlGroup", name), disk.Number()}
 }
@@ -34,9 +34,9 @@ func (m *machine) startRunc(t *testing.T, disk *rig.Disk) *unit {
 // runcConfig is what runc itself makes for a container, which does nothing.
 func runcConfig(t *testing.T) string {
 	t.Helper()
-	folder := t.TempDir()
-	rig.Must(t, exec.CommandContext(rig.Context(t), "runc", "spec", "--bundle", folder).Run())
-	text, err := os.ReadFile(filepath.Join(folder, "config.json"))
+	dir := t.TempDir()
+	rig.Must(t, exec.CommandContext(rig.Context(t), "runc", "spec", "--bundle", dir).Run())
+	text, err := os.ReadFile(filepath.Join(dir, "config.json"))
 	rig.Must(t, err)
 	var config struct {
 		Version  string         `json:"ociVersion"`

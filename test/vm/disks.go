@@ -25,10 +25,10 @@ const (
 
 // disks are the disks of a machine. Its methods may be called concurrently.
 type disks struct {
-	qmp    *qmp
-	folder string
-	mutex  sync.Mutex
-	made   []*disk
+	qmp   *qmp
+	dir   string
+	mutex sync.Mutex
+	made  []*disk
 }
 
 // disk is one of them, plugged in or not.
@@ -111,7 +111,7 @@ func (d *disks) add(described machine.Disk) (*disk, error) {
 	if added.Medium == "" {
 		added.Medium = added.device()
 	}
-	path := filepath.Join(d.folder, added.Medium)
+	path := filepath.Join(d.dir, added.Medium)
 	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
@@ -139,7 +139,7 @@ func (d *disks) plug(ctx context.Context, plugged *disk) error {
 		return fmt.Errorf("the place of disk %d is taken", plugged.id)
 	}
 	err := d.qmp.run(ctx, "blockdev-add", arguments{
-		"node-name": plugged.medium(), "driver": "file", "filename": filepath.Join(d.folder, plugged.Medium),
+		"node-name": plugged.medium(), "driver": "file", "filename": filepath.Join(d.dir, plugged.Medium),
 		// Two disks may have one medium.
 		"locking": "off", "read-only": plugged.ReadOnly, "discard": "unmap",
 	})

@@ -4,7 +4,7 @@
 // A guest is a Debian system that is put together from Debian's packages and kept
 // for the next run. QEMU emulates it (KVM is not needed), so what runs inside is
 // slow: programs are built outside, and one boot serves many tests. Tests below
-// this folder run inside (package machine says what they can ask for) and are
+// this directory run inside (package machine says what they can ask for) and are
 // started by the tests of this package, whose names begin with TestVM. Which of those
 // inside run can be narrowed with RAWBLOCK_VM_RUN, as with -run.
 package vm
@@ -38,7 +38,7 @@ type Config struct {
 	Systemd bool
 	// Disks are there when the machine starts, and appear in this order.
 	Disks []machine.Disk
-	// Media is a folder that holds the media of the disks; by default one that goes
+	// Media is a directory that holds the media of the disks; by default one that goes
 	// with the test. With it they outlast the machine.
 	Media string
 	// Arguments are further ones of QEMU, for what cannot be plugged in.
@@ -47,7 +47,7 @@ type Config struct {
 
 // Guest is a machine that runs. It goes with its test.
 type Guest struct {
-	folder  string
+	dir     string
 	console string
 	qmp     *qmp
 	disks   *disks
@@ -74,8 +74,8 @@ func Start(t testing.TB, config Config) *Guest {
 	ctx, cancel := context.WithTimeout(t.Context(), bootLimit)
 	defer cancel()
 	began := time.Now()
-	guest := &Guest{folder: shortFolder(t)}
-	guest.console = filepath.Join(guest.folder, "console")
+	guest := &Guest{dir: shortDir(t)}
+	guest.console = filepath.Join(guest.dir, "console")
 	if config.Media == "" {
 		config.Media = t.TempDir()
 	}
@@ -87,13 +87,13 @@ func Start(t testing.TB, config Config) *Guest {
 	return guest
 }
 
-// shortFolder is a folder whose path is short enough for sockets (unix(7)).
-func shortFolder(t testing.TB) string {
+// shortDir is a directory whose path is short enough for sockets (unix(7)).
+func shortDir(t testing.TB) string {
 	t.Helper()
-	folder, err := os.MkdirTemp("", "rbvm")
+	dir, err := os.MkdirTemp("", "rbvm")
 	must(t, err)
-	t.Cleanup(func() { os.RemoveAll(folder) })
-	return folder
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
 }
 
 // boot starts QEMU and gives it its disks, before the guest looks for them.
@@ -103,7 +103,7 @@ func (g *Guest) boot(ctx context.Context, t testing.TB, config Config) error {
 	if err != nil {
 		return fmt.Errorf("make the guest's image: %w", err)
 	}
-	initrd, err := makeInitrd(ctx, base, g.folder)
+	initrd, err := makeInitrd(ctx, base, g.dir)
 	if err != nil {
 		return fmt.Errorf("make the initial RAM disk: %w", err)
 	}
@@ -112,7 +112,7 @@ func (g *Guest) boot(ctx context.Context, t testing.TB, config Config) error {
 		return err
 	}
 	log.Close()
-	emulator := exec.CommandContext(context.WithoutCancel(ctx), "qemu-system-x86_64", qemuArguments(base, initrd, g.folder, config)...)
+	emulator := exec.CommandContext(context.WithoutCancel(ctx), "qemu-system-x86_64", qemuArguments(base, initrd, g.dir, config)...)
 	var complaints bytes.Buffer
 	emulator.Stderr = &complaints
 	// Also where this process is killed, and cleans nothing up.
@@ -127,10 +127,10 @@ func (g *Guest) boot(ctx context.Context, t testing.TB, config Config) error {
 			t.Logf("QEMU said: %s\nThe console ends with:\n%s", &complaints, g.Console())
 		}
 	})
-	if g.qmp, err = openQMP(ctx, filepath.Join(g.folder, "qmp")); err != nil {
+	if g.qmp, err = openQMP(ctx, filepath.Join(g.dir, "qmp")); err != nil {
 		return errors.Join(err, errors.New(complaints.String()))
 	}
-	g.disks = &disks{qmp: g.qmp, folder: config.Media}
+	g.disks = &disks{qmp: g.qmp, dir: config.Media}
 	for _, disk := range config.Disks {
 		if _, err := g.disks.do(ctx, machine.Request{Operation: machine.OpAdd, Disk: disk}); err != nil {
 			return err
@@ -144,7 +144,7 @@ func (g *Guest) boot(ctx context.Context, t testing.TB, config Config) error {
 
 // qemuArguments are those of a machine that waits, with the root disk, a SCSI
 // controller and ports for other disks, and the lines to the agent.
-func qemuArguments(base image, initrd, folder string, config Config) []string {
+func qemuArguments(base image, initrd, dir string, config Config) []string {
 	// QEMU's NVMe disk stops the whole machine until a request ends that the driver
 	// gives up, which it would do after a minute.
 	words := "console=ttyS0 quiet panic=-1 systemd.show_status=0 nvme_core.io_timeout=3600"
@@ -160,8 +160,8 @@ func qemuArguments(base image, initrd, folder string, config Config) []string {
 	args := []string{
 		"-S", "-M", "q35", "-cpu", "qemu64", "-m", "1024", "-nodefaults", "-display", "none", "-no-reboot",
 		"-kernel", base.kernel, "-initrd", initrd, "-append", words,
-		"-serial", "file:" + filepath.Join(folder, "console"),
-		"-qmp", "unix:" + filepath.Join(folder, "qmp") + ",server=on,wait=off",
+		"-serial", "file:" + filepath.Join(dir, "console"),
+		"-qmp", "unix:" + filepath.Join(dir, "qmp") + ",server=on,wait=off",
 		// The root disk is shared: what is written to it goes with the machine.
 		"-drive", "if=none,id=root,format=raw,snapshot=on,file=" + base.root,
 		"-device", "virtio-blk-pci,drive=root,addr=2",
@@ -170,7 +170,7 @@ func qemuArguments(base image, initrd, folder string, config Config) []string {
 	}
 	for _, name := range []string{wire.CommandPort, wire.MachinePort} {
 		args = append(args,
-			"-chardev", fmt.Sprintf("socket,id=%s,path=%s,server=on,wait=off", name, filepath.Join(folder, name)),
+			"-chardev", fmt.Sprintf("socket,id=%s,path=%s,server=on,wait=off", name, filepath.Join(dir, name)),
 			"-device", fmt.Sprintf("virtserialport,chardev=%s,name=%s", name, name))
 	}
 	for port := range ports {
@@ -181,11 +181,11 @@ func qemuArguments(base image, initrd, folder string, config Config) []string {
 
 // connect opens the lines to the agent and answers what the guest asks for.
 func (g *Guest) connect(ctx context.Context) (err error) {
-	if g.conn, err = dial(ctx, filepath.Join(g.folder, wire.CommandPort)); err != nil {
+	if g.conn, err = dial(ctx, filepath.Join(g.dir, wire.CommandPort)); err != nil {
 		return err
 	}
 	g.decoder, g.encoder = gob.NewDecoder(g.conn), gob.NewEncoder(g.conn)
-	requests, err := dial(ctx, filepath.Join(g.folder, wire.MachinePort))
+	requests, err := dial(ctx, filepath.Join(g.dir, wire.MachinePort))
 	if err != nil {
 		return err
 	}

@@ -39,7 +39,7 @@ type image struct {
 	kernel string
 	// root is the root disk.
 	root string
-	// modules is a folder of the modules to load before the root disk, by order.
+	// modules is a directory of the modules to load before the root disk, by order.
 	modules string
 }
 
@@ -52,8 +52,8 @@ func openImage(ctx context.Context) (image, error) {
 	}
 	cache = filepath.Join(cache, "rawblock-csi", "vm")
 	archives, none := filepath.Join(cache, "archives"), filepath.Join(cache, "none")
-	for _, folder := range []string{archives, none} {
-		if err := os.MkdirAll(filepath.Join(folder, "partial"), 0o755); err != nil {
+	for _, dir := range []string{archives, none} {
+		if err := os.MkdirAll(filepath.Join(dir, "partial"), 0o755); err != nil {
 			return image{}, err
 		}
 	}
@@ -62,22 +62,22 @@ func openImage(ctx context.Context) (image, error) {
 		return image{}, err
 	}
 	defer unlock()
-	// What has been downloaded is not printed, so this looks into an empty folder.
+	// What has been downloaded is not printed, so this looks into an empty directory.
 	uris, err := apt(ctx, none, "--print-uris")
 	if err != nil {
 		return image{}, err
 	}
 	names := archiveNames(uris)
 	sum := sha256.Sum256([]byte(recipe + "\n" + strings.Join(names, "\n")))
-	folder := filepath.Join(cache, hex.EncodeToString(sum[:8]))
-	made := image{kernel: filepath.Join(folder, "kernel"), root: filepath.Join(folder, "root.ext4"), modules: filepath.Join(folder, "modules")}
-	if _, err := os.Stat(folder); err == nil {
+	dir := filepath.Join(cache, hex.EncodeToString(sum[:8]))
+	made := image{kernel: filepath.Join(dir, "kernel"), root: filepath.Join(dir, "root.ext4"), modules: filepath.Join(dir, "modules")}
+	if _, err := os.Stat(dir); err == nil {
 		return made, nil
 	}
 	if _, err := apt(ctx, archives, "--download-only"); err != nil {
 		return image{}, err
 	}
-	return made, makeImage(ctx, archives, names, folder)
+	return made, makeImage(ctx, archives, names, dir)
 }
 
 // apt resolves the packages as on a machine that has none, and returns what it
@@ -101,9 +101,9 @@ func archiveNames(uris []byte) []string {
 	return names
 }
 
-// makeImage makes an image in a folder, which appears once it is whole.
-func makeImage(ctx context.Context, archives string, names []string, folder string) error {
-	work, err := os.MkdirTemp(filepath.Dir(folder), "making")
+// makeImage makes an image in a directory, which appears once it is whole.
+func makeImage(ctx context.Context, archives string, names []string, dir string) error {
+	work, err := os.MkdirTemp(filepath.Dir(dir), "making")
 	if err != nil {
 		return err
 	}
@@ -132,10 +132,10 @@ func makeImage(ctx context.Context, archives string, names []string, folder stri
 	if _, err := output(exec.CommandContext(ctx, "mkfs.ext4", "-q", "-F", "-m0", "-O", "^has_journal", "-d", root, disk)); err != nil {
 		return err
 	}
-	return os.Rename(made, folder)
+	return os.Rename(made, dir)
 }
 
-// unpack unpacks packages into a root folder.
+// unpack unpacks packages into a root directory.
 func unpack(ctx context.Context, archives string, names []string, root string) error {
 	// Debian's packages expect these links, which only an installer makes.
 	for _, name := range []string{"bin", "sbin", "lib", "lib32", "lib64", "libx32"} {
@@ -154,7 +154,7 @@ func unpack(ctx context.Context, archives string, names []string, root string) e
 	return nil
 }
 
-// unpackOne is dpkg-deb --extract, but keeps links to folders.
+// unpackOne is dpkg-deb --extract, but keeps links to directories.
 func unpackOne(ctx context.Context, archive, root string) error {
 	files := exec.CommandContext(ctx, "dpkg-deb", "--fsys-tarfile", archive)
 	unpack := exec.CommandContext(ctx, "tar", "--extract", "--preserve-permissions", "--keep-directory-symlink", "--directory", root)
@@ -230,7 +230,7 @@ WantedBy=multi-user.target
 `,
 }
 
-// configure finishes a root folder.
+// configure finishes a root directory.
 func configure(root string) error {
 	for name, text := range files {
 		if err := os.WriteFile(filepath.Join(root, name), []byte(text), 0o644); err != nil {

@@ -12,10 +12,10 @@ import (
 // agentPackage is the first program of a guest.
 const agentPackage = "github.com/rawblock-csi/rawblock-csi/test/vm/agent"
 
-// makeInitrd makes the initial RAM disk in a folder: the agent, and the modules
+// makeInitrd makes the initial RAM disk in a directory: the agent, and the modules
 // that it loads.
-func makeInitrd(ctx context.Context, base image, folder string) (string, error) {
-	root := filepath.Join(folder, "initrd")
+func makeInitrd(ctx context.Context, base image, dir string) (string, error) {
+	root := filepath.Join(dir, "initrd")
 	for _, name := range []string{"dev", "proc", "sys", "root"} {
 		if err := os.MkdirAll(filepath.Join(root, name), 0o755); err != nil {
 			return "", err
@@ -45,7 +45,7 @@ func makeInitrd(ctx context.Context, base image, folder string) (string, error) 
 	if err != nil {
 		return "", err
 	}
-	path := filepath.Join(folder, "initrd.cpio")
+	path := filepath.Join(dir, "initrd.cpio")
 	return path, os.WriteFile(path, archive, 0o600)
 }
 

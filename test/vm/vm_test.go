@@ -32,7 +32,7 @@ func TestVMSystemd(t *testing.T) {
 // its commands (rig.Commands), and returns the environment by which they find it.
 func putPage(t *testing.T, guest *vm.Guest, page string) (environment []string) {
 	t.Helper()
-	const folder = "/var/tmp"
-	rig.Must(t, guest.Put(t.Context(), "../../docs/"+page, folder+"/"+page))
-	return []string{"RAWBLOCK_DOCS=" + folder}
+	const dir = "/var/tmp"
+	rig.Must(t, guest.Put(t.Context(), "../../docs/"+page, dir+"/"+page))
+	return []string{"RAWBLOCK_DOCS=" + dir}
 }

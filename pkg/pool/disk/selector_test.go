@@ -19,7 +19,7 @@ import (
 
 const gib = 1 << 30
 
-// machine is a machine whose disks this one need not have: folders of sysfs by
+// machine is a machine whose disks this one need not have: directories of sysfs by
 // their paths below /sys/devices, with their files.
 var machine = map[string]map[string]string{
 	"pci0/ata1/host0/target0:0:0/0:0:0:0/block/sda": {
@@ -54,11 +54,11 @@ func writeMachine(t *testing.T) (tree blockdev.Sysfs, dev string) {
 	rig.RequireRoot(t)
 	root, dev := t.TempDir(), t.TempDir()
 	rig.Must(t, os.Mkdir(dev+"/by-id", 0o700))
-	for _, folder := range []string{"/block", "/dev/block"} {
-		rig.Must(t, os.MkdirAll(root+folder, 0o700))
+	for _, dir := range []string{"/block", "/dev/block"} {
+		rig.Must(t, os.MkdirAll(root+dir, 0o700))
 	}
-	for folder, facts := range machine {
-		name, place := filepath.Base(folder), root+"/devices/"+folder
+	for dir, facts := range machine {
+		name, place := filepath.Base(dir), root+"/devices/"+dir
 		files := map[string]string{
 			"diskseq": "1", "ro": "0", "removable": "0", "queue/logical_block_size": "512", "queue/rotational": "0", "uevent": "DEVNAME=" + name,
 		}

@@ -14,11 +14,11 @@ import (
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
 )
 
-// entry is the folder of a volume or snapshot.
-type entry struct{ folder string }
+// entry is the directory of a volume or snapshot.
+type entry struct{ dir string }
 
-func (e entry) data() string   { return filepath.Join(e.folder, "data") }
-func (e entry) record() string { return filepath.Join(e.folder, "record.json") }
+func (e entry) data() string   { return filepath.Join(e.dir, "data") }
+func (e entry) record() string { return filepath.Join(e.dir, "record.json") }
 
 // record is what is known of a volume or snapshot beside its bytes.
 type record struct {
@@ -69,7 +69,7 @@ func parseRecord(content []byte) (record, error) {
 func (e entry) read() (record, linux.FileInfo, error) {
 	content, err := os.ReadFile(e.record())
 	if errors.Is(err, fs.ErrNotExist) {
-		return record{}, linux.FileInfo{}, fmt.Errorf("%w: there is nothing at %s", volume.ErrNotFound, e.folder)
+		return record{}, linux.FileInfo{}, fmt.Errorf("%w: there is nothing at %s", volume.ErrNotFound, e.dir)
 	}
 	if err != nil {
 		return record{}, linux.FileInfo{}, fmt.Errorf("read record: %w", err)
@@ -108,17 +108,17 @@ func (e entry) write(r record) error {
 	return nil
 }
 
-func syncFolder(path string) error {
-	folder, err := os.Open(path)
+func syncDir(path string) error {
+	dir, err := os.Open(path)
 	if err != nil {
 		return err
 	}
-	return errors.Join(folder.Sync(), folder.Close())
+	return errors.Join(dir.Sync(), dir.Close())
 }
 
-// list returns the names of the entries in a folder.
-func list(folder string) ([]string, error) {
-	entries, err := os.ReadDir(folder)
+// list returns the names of the entries in a directory.
+func list(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, fmt.Errorf("list the pool: %w", err)
 	}

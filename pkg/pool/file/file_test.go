@@ -15,7 +15,7 @@ import (
 
 func TestMain(m *testing.M) { rig.Main(m) }
 
-// medium is a folder.
+// medium is a directory.
 type medium struct {
 	options file.Options
 	pool    *file.Pool

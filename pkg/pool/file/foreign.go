@@ -36,6 +36,6 @@ func (p *Pool) CheckForeign(_ context.Context, layers []blockdev.Layer) error {
 func (p *Pool) isData(path string) bool {
 	path = strings.TrimSuffix(path, " (deleted)") // d_path in the kernel's fs/d_path.c.
 	kind := filepath.Base(filepath.Dir(filepath.Dir(path)))
-	folders := []string{filepath.Base(p.volumes()), filepath.Base(p.snapshots()), filepath.Base(p.work())}
-	return filepath.Base(path) == filepath.Base(entry{}.data()) && slices.Contains(folders, kind)
+	dirs := []string{filepath.Base(p.volumes()), filepath.Base(p.snapshots()), filepath.Base(p.work())}
+	return filepath.Base(path) == filepath.Base(entry{}.data()) && slices.Contains(dirs, kind)
 }

@@ -16,7 +16,7 @@ import (
 	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
 )
 
-// The names of folders in work begin with one of these.
+// The names of directories in work begin with one of these.
 const (
 	makeVolumePrefix   = "make-volume-"
 	makeSnapshotPrefix = "make-snapshot-"
@@ -40,40 +40,40 @@ func (p *Pool) build(ctx context.Context, what made, place entry) error {
 	if what.snapshot {
 		prefix = makeSnapshotPrefix
 	}
-	folder, err := os.MkdirTemp(p.work(), prefix)
+	dir, err := os.MkdirTemp(p.work(), prefix)
 	if err != nil {
-		return fmt.Errorf("make a folder: %w", err)
+		return fmt.Errorf("make a directory: %w", err)
 	}
-	crashpoint.Here("folder made")
-	e := entry{folder}
+	crashpoint.Here("directory made")
+	e := entry{dir}
 	err = e.write(what.record)
 	if err == nil {
 		crashpoint.Here("record written")
 		err = p.fill(e, what)
 	}
 	if err == nil {
-		err = syncFolder(folder)
+		err = syncDir(dir)
 	}
 	if err == nil {
-		err = p.move(e, place.folder)
+		err = p.move(e, place.dir)
 	}
 	if err != nil {
-		p.remove(ctx, folder)
+		p.remove(ctx, dir)
 	}
 	return err
 }
 
-// move gives an entry another folder, durably. Nobody counts what is promised
-// meanwhile: it would be missed in one folder and in the other.
-func (p *Pool) move(e entry, folder string) error {
+// move gives an entry another directory, durably. Nobody counts what is promised
+// meanwhile: it would be missed in one directory and in the other.
+func (p *Pool) move(e entry, dir string) error {
 	p.space.Lock()
-	err := os.Rename(e.folder, folder)
+	err := os.Rename(e.dir, dir)
 	p.space.Unlock()
 	if err != nil {
 		return err
 	}
-	crashpoint.Here("folder renamed")
-	return errors.Join(syncFolder(filepath.Dir(folder)), syncFolder(filepath.Dir(e.folder)))
+	crashpoint.Here("directory renamed")
+	return errors.Join(syncDir(filepath.Dir(dir)), syncDir(filepath.Dir(e.dir)))
 }
 
 // fill makes the data of an entry.
@@ -187,7 +187,7 @@ const (
 func (p *Pool) discard(ctx context.Context, e entry) error {
 	gone, err := os.MkdirTemp(p.work(), gonePrefix)
 	if err != nil {
-		return fmt.Errorf("make a folder: %w", err)
+		return fmt.Errorf("make a directory: %w", err)
 	}
 	err = p.move(e, filepath.Join(gone, "entry"))
 	select {
@@ -196,7 +196,7 @@ func (p *Pool) discard(ctx context.Context, e entry) error {
 	case <-ctx.Done():
 	}
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("remove %s: %w", e.folder, err)
+		return fmt.Errorf("remove %s: %w", e.dir, err)
 	}
 	return nil
 }
@@ -204,14 +204,14 @@ func (p *Pool) discard(ctx context.Context, e entry) error {
 // removeWait is far below the time that callers leave a call (10 s and more).
 const removeWait = 2 * time.Second
 
-// remove removes a folder in work. What the plugin leaves of it when it ends, it
+// remove removes a directory in work. What the plugin leaves of it when it ends, it
 // removes at its next start.
-func (p *Pool) remove(ctx context.Context, folder string) (done <-chan struct{}) {
+func (p *Pool) remove(ctx context.Context, dir string) (done <-chan struct{}) {
 	removed := make(chan struct{})
 	p.removing.Go(func() {
 		defer close(removed)
-		if err := os.RemoveAll(folder); err != nil {
-			klog.FromContext(ctx).Error(err, "Cannot remove a folder; its space stays taken until the next start", "pool", p.name, "folder", folder)
+		if err := os.RemoveAll(dir); err != nil {
+			klog.FromContext(ctx).Error(err, "Cannot remove a directory; its space stays taken until the next start", "pool", p.name, "directory", dir)
 		}
 	})
 	return removed
@@ -219,14 +219,14 @@ func (p *Pool) remove(ctx context.Context, folder string) (done <-chan struct{})
 
 // canReflink tries whether files can share their data.
 func (p *Pool) canReflink() (bool, error) {
-	folder, err := os.MkdirTemp(p.work(), gonePrefix)
+	dir, err := os.MkdirTemp(p.work(), gonePrefix)
 	if err != nil {
 		return false, err
 	}
-	defer os.RemoveAll(folder) //nolint:errcheck // The next start tries again.
+	defer os.RemoveAll(dir) //nolint:errcheck // The next start tries again.
 	files := make([]*os.File, 2)
 	for i, name := range []string{"a", "b"} {
-		if files[i], err = os.Create(filepath.Join(folder, name)); err != nil {
+		if files[i], err = os.Create(filepath.Join(dir, name)); err != nil {
 			return false, err
 		}
 		defer files[i].Close() //nolint:errcheck // They are removed.

@@ -21,7 +21,7 @@ import (
 
 // Options say what a pool is made of.
 type Options struct {
-	// Directory is the folder of the pool, which is made if it is missing.
+	// Directory is the directory of the pool, which is made if it is missing.
 	Directory string
 	// Capacity is the sum of the sizes of thick volumes and snapshots in bytes;
 	// 0 stands for the filesystem less what New leaves free.
@@ -31,11 +31,11 @@ type Options struct {
 	Overcommit float64
 }
 
-// Pool is one folder of volumes. Its methods may be called concurrently.
+// Pool is one directory of volumes. Its methods may be called concurrently.
 type Pool struct {
 	name    string
 	options Options
-	// dir is the lock file in the folder.
+	// dir is the lock file in the directory.
 	dir   *os.File
 	sysfs blockdev.Sysfs
 	loops *blockdev.Loops
@@ -45,7 +45,7 @@ type Pool struct {
 	busy inflight.Names
 	// making is what is being made: it outlives the call that asked for it.
 	making singleflight.Group
-	// space is held while space is promised or counted, and folders are renamed.
+	// space is held while space is promised or counted, and directories are renamed.
 	space sync.Mutex
 	// owed is for the health of thin volumes.
 	owed owed
@@ -62,13 +62,13 @@ type Pool struct {
 func New(ctx context.Context, name string, options Options, sysfs blockdev.Sysfs) (*Pool, error) {
 	options.Overcommit = max(options.Overcommit, 1)
 	p := &Pool{name: name, options: options, sysfs: sysfs, loops: blockdev.NewLoops(sysfs), metric: newMetric(name)}
-	for _, folder := range []string{p.volumes(), p.snapshots(), p.work()} {
-		if err := os.MkdirAll(folder, 0o700); errors.Is(err, syscall.ENOTDIR) || errors.Is(err, os.ErrExist) {
+	for _, dir := range []string{p.volumes(), p.snapshots(), p.work()} {
+		if err := os.MkdirAll(dir, 0o700); errors.Is(err, syscall.ENOTDIR) || errors.Is(err, os.ErrExist) {
 			return nil, fmt.Errorf("%w: pool %s: directory %s, or a part of its path, is no directory: %w", volume.ErrPrecondition, name, options.Directory, err)
 		} else if err != nil {
 			return nil, fmt.Errorf("pool %s: make its directory: %w", name, err)
 		}
-		if err := linux.CheckTrusted(folder); err != nil {
+		if err := linux.CheckTrusted(dir); err != nil {
 			return nil, fmt.Errorf("%w: pool %s: its directory is not safe: %w", volume.ErrPrecondition, name, err)
 		}
 	}
@@ -106,7 +106,7 @@ func (p *Pool) start(ctx context.Context) error {
 	return nil
 }
 
-// Close ends the use of the folder, after what is being removed is gone. The
+// Close ends the use of the directory, after what is being removed is gone. The
 // devices of volumes stay.
 func (p *Pool) Close() {
 	p.removing.Wait()

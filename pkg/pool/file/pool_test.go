@@ -19,17 +19,17 @@ var sysfs = blockdev.NewSysfs("/sys")
 
 func TestDirectoriesThatAreRefused(t *testing.T) {
 	rig.RequireRoot(t)
-	folder := t.TempDir()
-	rig.Must(t, os.WriteFile(folder+"/file", nil, 0o600))
-	taken, err := file.New(t.Context(), "first", file.Options{Directory: folder + "/taken"}, sysfs)
+	dir := t.TempDir()
+	rig.Must(t, os.WriteFile(dir+"/file", nil, 0o600))
+	taken, err := file.New(t.Context(), "first", file.Options{Directory: dir + "/taken"}, sysfs)
 	rig.Must(t, err)
 	defer taken.Close()
-	rig.Must(t, os.Symlink(folder+"/taken", folder+"/link"))
+	rig.Must(t, os.Symlink(dir+"/taken", dir+"/link"))
 	for about, test := range map[string]struct{ directory, says string }{
-		"a file":                   {folder + "/file", "is no directory"},
-		"below a file":             {folder + "/file/x", "is no directory"},
-		"of another pool":          {folder + "/taken", "is used by another pool or process"},
-		"of another pool, by link": {folder + "/link", "is used by another pool or process"},
+		"a file":                   {dir + "/file", "is no directory"},
+		"below a file":             {dir + "/file/x", "is no directory"},
+		"of another pool":          {dir + "/taken", "is used by another pool or process"},
+		"of another pool, by link": {dir + "/link", "is used by another pool or process"},
 	} {
 		t.Run(about, func(t *testing.T) {
 			pool, err := file.New(t.Context(), "second", file.Options{Directory: test.directory}, sysfs)
@@ -49,9 +49,9 @@ func TestUnfinishedWorkIsRemoved(t *testing.T) {
 	pool := m.open(t)
 	empty := capacity(t, pool, nil)
 	for _, name := range []string{"make-volume-1", "make-snapshot-1", "gone-1"} {
-		folder := filepath.Join(m.options.Directory, "work", name)
-		rig.Must(t, os.MkdirAll(folder, 0o700))
-		rig.Must(t, os.WriteFile(filepath.Join(folder, "data"), make([]byte, rig.MiB), 0o600))
+		dir := filepath.Join(m.options.Directory, "work", name)
+		rig.Must(t, os.MkdirAll(dir, 0o700))
+		rig.Must(t, os.WriteFile(filepath.Join(dir, "data"), make([]byte, rig.MiB), 0o600))
 	}
 	m.open(t).Close() // Waits for what is removed.
 	left, err := os.ReadDir(filepath.Join(m.options.Directory, "work"))

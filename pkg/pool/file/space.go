@@ -20,7 +20,7 @@ import (
 const reserve = 15
 
 // overhead is what a filesystem may need for itself beside the data of a volume,
-// in bytes: its folder, record and list of extents. It is kept back from what is
+// in bytes: its directory, record and list of extents. It is kept back from what is
 // offered, and not from what is asked for.
 const overhead = 1 << 20
 
@@ -36,17 +36,17 @@ type usage struct {
 // usage looks at all there is, also at what is being made. The caller holds space.
 func (p *Pool) usage() (usage, error) {
 	var sum usage
-	for _, folder := range []string{p.volumes(), p.snapshots(), p.work()} {
-		names, err := list(folder)
+	for _, dir := range []string{p.volumes(), p.snapshots(), p.work()} {
+		names, err := list(dir)
 		if err != nil {
 			return usage{}, err
 		}
 		for _, name := range names {
-			if strings.HasPrefix(name, gonePrefix) && folder == p.work() {
+			if strings.HasPrefix(name, gonePrefix) && dir == p.work() {
 				continue // Being removed: promised to nobody.
 			}
-			snapshot := folder == p.snapshots() || folder == p.work() && strings.HasPrefix(name, makeSnapshotPrefix)
-			if err := p.add(&sum, entry{filepath.Join(folder, name)}, snapshot); err != nil {
+			snapshot := dir == p.snapshots() || dir == p.work() && strings.HasPrefix(name, makeSnapshotPrefix)
+			if err := p.add(&sum, entry{filepath.Join(dir, name)}, snapshot); err != nil {
 				return usage{}, err
 			}
 		}
@@ -82,7 +82,7 @@ func (p *Pool) add(sum *usage, e entry, snapshot bool) error {
 	defer data.Close()
 	shared, err := linux.SharedSize(data)
 	if err != nil {
-		return fmt.Errorf("see what %s shares: %w", e.folder, err)
+		return fmt.Errorf("see what %s shares: %w", e.dir, err)
 	}
 	sum.owed += shared
 	return nil

@@ -12,13 +12,13 @@ import (
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
 )
 
-// Survey is a pool as its folder has it, for who must not change it: nothing is made
+// Survey is a pool as its directory has it, for who must not change it: nothing is made
 // and nothing locked, so the plugin may run or not. Its methods may be called
 // concurrently.
 type Survey struct{ pool *Pool }
 
-// Look opens the folder of a pool for looking. The caller closes it. Errors:
-// volume.ErrNotFound where the folder does not exist.
+// Look opens the directory of a pool for looking. The caller closes it. Errors:
+// volume.ErrNotFound where the directory does not exist.
 func Look(name string, options Options, sysfs blockdev.Sysfs) (*Survey, error) {
 	options.Overcommit = max(options.Overcommit, 1)
 	dir, err := os.Open(options.Directory)
@@ -33,7 +33,7 @@ func Look(name string, options Options, sysfs blockdev.Sysfs) (*Survey, error) {
 	return &Survey{&Pool{name: name, options: options, dir: dir, sysfs: sysfs, loops: blockdev.NewLoops(sysfs), reflink: true}}, nil
 }
 
-// Close closes the folder.
+// Close closes the directory.
 func (s *Survey) Close() {
 	s.pool.dir.Close() //nolint:errcheck,gosec // Nothing was written to it.
 }

@@ -114,12 +114,12 @@ func (p *Pool) resolve(path string) (string, error) {
 	if !p.allowed(path) {
 		return "", p.refuse(path, path)
 	}
-	// The folder may lie behind a link of its own.
-	folder, err := filepath.EvalSymlinks(filepath.Dir(path))
+	// The directory may lie behind a link of its own.
+	dir, err := filepath.EvalSymlinks(filepath.Dir(path))
 	if err != nil {
 		return "", resolveError(path, err)
 	}
-	if place := filepath.Join(folder, filepath.Base(path)); !p.allowed(place) {
+	if place := filepath.Join(dir, filepath.Base(path)); !p.allowed(place) {
 		return "", p.refuse(path, place)
 	}
 	resolved, err := filepath.EvalSymlinks(path)

@@ -22,23 +22,23 @@ var sysfs = blockdev.NewSysfs("/sys")
 func TestWhichPathsMayBeNamed(t *testing.T) {
 	disk, dir := rig.NewDisk(t, rig.MiB), resolvedTempDir(t)
 	ids, elsewhere := dir+"/by-id", dir+"/elsewhere"
-	for _, folder := range []string{ids + "/folder", elsewhere} {
-		rig.Must(t, os.MkdirAll(folder, 0o700))
+	for _, sub := range []string{ids + "/directory", elsewhere} {
+		rig.Must(t, os.MkdirAll(sub, 0o700))
 	}
 	relative, err := filepath.Rel(ids, disk.Path)
 	rig.Must(t, err)
 	for path, target := range map[string]string{
-		ids + "/disk":        disk.Path,
-		ids + "/like-udev":   relative,
-		ids + "/again":       "disk",
-		ids + "/foreign":     elsewhere + "/node",
-		ids + "/null":        "/dev/null",
-		ids + "/dangling":    elsewhere + "/nowhere",
-		ids + "/folder/disk": disk.Path,
-		elsewhere + "/disk":  disk.Path,
-		dir + "/by-path":     elsewhere,
-		dir + "/by-name":     ids,
-		dir + "/by-alias":    ids,
+		ids + "/disk":           disk.Path,
+		ids + "/like-udev":      relative,
+		ids + "/again":          "disk",
+		ids + "/foreign":        elsewhere + "/node",
+		ids + "/null":           "/dev/null",
+		ids + "/dangling":       elsewhere + "/nowhere",
+		ids + "/directory/disk": disk.Path,
+		elsewhere + "/disk":     disk.Path,
+		dir + "/by-path":        elsewhere,
+		dir + "/by-name":        ids,
+		dir + "/by-alias":       ids,
 	} {
 		rig.Must(t, os.Symlink(target, path))
 	}
@@ -53,30 +53,30 @@ func TestWhichPathsMayBeNamed(t *testing.T) {
 		want error
 		says string
 	}{
-		"link to the kernel's node":     {ids + "/disk", nil, ""},
-		"relative link":                 {ids + "/like-udev", nil, ""},
-		"link to a link":                {ids + "/again", nil, ""},
-		"node in the allowed folder":    {ids + "/node", nil, ""},
-		"folder is a link that stays":   {dir + "/by-name/disk", nil, ""},
-		"folder is a link that leaves":  {dir + "/by-path/disk", volume.ErrInvalid, "leads to " + elsewhere + "/disk, which is not among"},
-		"folder is a link not allowed":  {dir + "/by-alias/disk", volume.ErrInvalid, "not among"},
-		"link to a node made elsewhere": {ids + "/foreign", volume.ErrInvalid, "leads to " + elsewhere + "/node, which is not among"},
-		"no pattern matches":            {disk.Path, volume.ErrInvalid, "not among the devices that this node allows (devices.allow: " + ids + "/*, "},
-		"pattern does not reach below":  {ids + "/folder/disk", volume.ErrInvalid, "not among"},
-		"missing attribute":             {"", volume.ErrInvalid, "volumeAttributes.device is missing"},
-		"relative path":                 {"by-id/disk", volume.ErrInvalid, "not an absolute path"},
-		"dot dot":                       {ids + "/../by-id/disk", volume.ErrInvalid, "without . and .."},
-		"dot":                           {ids + "/./disk", volume.ErrInvalid, "without . and .."},
-		"trailing slash":                {ids + "/disk/", volume.ErrInvalid, "not an absolute path"},
-		"regular file":                  {ids + "/file", volume.ErrInvalid, "it is a regular file"},
-		"directory":                     {ids + "/folder", volume.ErrInvalid, "it is a directory"},
-		"character device":              {"/dev/null", volume.ErrInvalid, "it is a character device"},
-		"link to a character device":    {ids + "/null", volume.ErrInvalid, "it is a character device"},
-		"dangling link":                 {ids + "/dangling", volume.ErrNotFound, "check that the disk is attached"},
-		"missing":                       {ids + "/missing", volume.ErrNotFound, "check that the disk is attached"},
-		"folder is missing":             {dir + "/gone/disk", volume.ErrNotFound, "check that the disk is attached"},
-		"folder is a file":              {ids + "/file/disk", volume.ErrNotFound, "check that the disk is attached"},
-		"pattern taken literally":       {ids + "/*", volume.ErrNotFound, ""},
+		"link to the kernel's node":       {ids + "/disk", nil, ""},
+		"relative link":                   {ids + "/like-udev", nil, ""},
+		"link to a link":                  {ids + "/again", nil, ""},
+		"node in the allowed directory":   {ids + "/node", nil, ""},
+		"directory is a link that stays":  {dir + "/by-name/disk", nil, ""},
+		"directory is a link that leaves": {dir + "/by-path/disk", volume.ErrInvalid, "leads to " + elsewhere + "/disk, which is not among"},
+		"directory is a link not allowed": {dir + "/by-alias/disk", volume.ErrInvalid, "not among"},
+		"link to a node made elsewhere":   {ids + "/foreign", volume.ErrInvalid, "leads to " + elsewhere + "/node, which is not among"},
+		"no pattern matches":              {disk.Path, volume.ErrInvalid, "not among the devices that this node allows (devices.allow: " + ids + "/*, "},
+		"pattern does not reach below":    {ids + "/directory/disk", volume.ErrInvalid, "not among"},
+		"missing attribute":               {"", volume.ErrInvalid, "volumeAttributes.device is missing"},
+		"relative path":                   {"by-id/disk", volume.ErrInvalid, "not an absolute path"},
+		"dot dot":                         {ids + "/../by-id/disk", volume.ErrInvalid, "without . and .."},
+		"dot":                             {ids + "/./disk", volume.ErrInvalid, "without . and .."},
+		"trailing slash":                  {ids + "/disk/", volume.ErrInvalid, "not an absolute path"},
+		"regular file":                    {ids + "/file", volume.ErrInvalid, "it is a regular file"},
+		"directory":                       {ids + "/directory", volume.ErrInvalid, "it is a directory"},
+		"character device":                {"/dev/null", volume.ErrInvalid, "it is a character device"},
+		"link to a character device":      {ids + "/null", volume.ErrInvalid, "it is a character device"},
+		"dangling link":                   {ids + "/dangling", volume.ErrNotFound, "check that the disk is attached"},
+		"missing":                         {ids + "/missing", volume.ErrNotFound, "check that the disk is attached"},
+		"directory is missing":            {dir + "/gone/disk", volume.ErrNotFound, "check that the disk is attached"},
+		"directory is a file":             {ids + "/file/disk", volume.ErrNotFound, "check that the disk is attached"},
+		"pattern taken literally":         {ids + "/*", volume.ErrNotFound, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			device, err := pool.Open(rig.Context(t), map[string]string{"device": test.path})
@@ -171,9 +171,9 @@ func TestPinsOfFactsThatAreNotThere(t *testing.T) {
 func TestPinsThatHoldForTwoDisks(t *testing.T) {
 	disk := rig.NewDisk(t, rig.MiB)
 	root := t.TempDir()
-	folder := filepath.Join(root, "dev/block", disk.Number().String())
+	dir := filepath.Join(root, "dev/block", disk.Number().String())
 	for path, content := range map[string]string{
-		folder + "/dev": disk.Number().String(), folder + "/wwid": "first", folder + "/serial": "both",
+		dir + "/dev": disk.Number().String(), dir + "/wwid": "first", dir + "/serial": "both",
 		root + "/block/other/dev": "259:5", root + "/block/other/wwid": "second", root + "/block/other/serial": "both",
 		root + "/block/other/uevent": "DEVNAME=other", root + "/block/other/size": "8",
 		root + "/block/other/queue/logical_block_size": "512", root + "/block/other/queue/rotational": "0",
@@ -248,17 +248,17 @@ func wantError(t *testing.T, err, want error, says string) {
 func hardware(t *testing.T, disk *rig.Disk, facts map[string]string) blockdev.Sysfs {
 	t.Helper()
 	root := t.TempDir()
-	folder := filepath.Join(root, "dev/block", disk.Number().String())
-	rig.Must(t, os.MkdirAll(folder, 0o700))
+	dir := filepath.Join(root, "dev/block", disk.Number().String())
+	rig.Must(t, os.MkdirAll(dir, 0o700))
 	rig.Must(t, os.Mkdir(filepath.Join(root, "block"), 0o700))
 	for name, content := range facts {
-		rig.Must(t, os.MkdirAll(filepath.Dir(filepath.Join(folder, name)), 0o700))
-		rig.Must(t, os.WriteFile(filepath.Join(folder, name), []byte(content), 0o600))
+		rig.Must(t, os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o700))
+		rig.Must(t, os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600))
 	}
 	return blockdev.NewSysfs(root)
 }
 
-// resolvedTempDir is a temporary folder whose path has no links.
+// resolvedTempDir is a temporary directory whose path has no links.
 func resolvedTempDir(t *testing.T) string {
 	t.Helper()
 	dir, err := filepath.EvalSymlinks(t.TempDir())

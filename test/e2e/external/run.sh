@@ -5,7 +5,7 @@
 #   run.sh [WHICH]    only those whose name has what this regular expression says,
 #                     such as volume-expand
 #
-# $REPORTS is the folder for junit_01.xml and the log; bin/e2e-external otherwise.
+# $REPORTS is the directory for junit_01.xml and the log; bin/e2e-external otherwise.
 set -eu
 cd "$(dirname "$0")"
 repository=$(cd ../../.. && pwd)

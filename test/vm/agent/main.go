@@ -109,14 +109,14 @@ func (m mount) make() error {
 	return nil
 }
 
-// loadModules loads the kernel modules of a folder in the order of their names.
-func loadModules(folder string) error {
-	entries, err := os.ReadDir(folder)
+// loadModules loads the kernel modules of a directory in the order of their names.
+func loadModules(dir string) error {
+	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return err
 	}
 	for _, entry := range entries {
-		module, err := os.Open(filepath.Join(folder, entry.Name()))
+		module, err := os.Open(filepath.Join(dir, entry.Name()))
 		if err != nil {
 			return err
 		}

@@ -98,8 +98,8 @@ func newNode(t *testing.T) *node {
 	media := machine.Add(t, machine.Disk{Size: 6 * size})
 	run(t, "lvm", "vgcreate", "--yes", "pool-group", media.Path)
 	t.Cleanup(func() { exec.Command("lvm", "vgremove", "--force", "--force", "--yes", "pool-group").Run() })
-	folder := t.TempDir()
-	files, err := file.New(ctx, "file", file.Options{Directory: folder, Capacity: 8 * size}, sysfs)
+	dir := t.TempDir()
+	files, err := file.New(ctx, "file", file.Options{Directory: dir, Capacity: 8 * size}, sysfs)
 	rig.Must(t, err)
 	t.Cleanup(files.Close)
 	disks, err := disk.New(ctx, "disk", disk.Options{Match: disk.Selector{Paths: []string{machine.Add(t, machine.Disk{Size: 4 * size}).Path}}}, sysfs)
@@ -120,7 +120,7 @@ func newNode(t *testing.T) *node {
 	stateDir = n.StateDir
 	rig.Must(t, os.MkdirAll(filepath.Join(kubeletDir, "pods"), 0o755))
 	sources := []inspect.Source{
-		{Name: "file", Kind: "file", Directory: folder, Volumes: files},
+		{Name: "file", Kind: "file", Directory: dir, Volumes: files},
 		{Name: "disk", Kind: "disk", Volumes: disks},
 		{Name: "lvm", Kind: "lvm", Volumes: volumes},
 	}

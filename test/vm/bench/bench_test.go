@@ -73,8 +73,8 @@ var kinds = []struct {
 
 func files(b *testing.B, path string) driver.Pool {
 	b.Helper()
-	folder := (&rig.Disk{Path: path, Backing: path}).Mount(b, "xfs")
-	pool, err := file.New(quiet, "bench", file.Options{Directory: folder, Overcommit: 1}, sysfs)
+	dir := (&rig.Disk{Path: path, Backing: path}).Mount(b, "xfs")
+	pool, err := file.New(quiet, "bench", file.Options{Directory: dir, Overcommit: 1}, sysfs)
 	rig.Must(b, err)
 	b.Cleanup(pool.Close)
 	return pool

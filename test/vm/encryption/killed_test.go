@@ -52,9 +52,9 @@ type killed struct {
 }
 
 func newKilled(t *testing.T, binary string) *killed {
-	folder := filepath.Join(rig.Filesystem(t, "ext4", 128*rig.MiB), "pool")
+	dir := filepath.Join(rig.Filesystem(t, "ext4", 128*rig.MiB), "pool")
 	return &killed{
-		binary: binary, pools: fmt.Sprintf("[{name: pool, file: {directory: %s}}]", folder),
+		binary: binary, pools: fmt.Sprintf("[{name: pool, file: {directory: %s}}]", dir),
 		kubeletDir: rig.KubeletDir(t), stateDir: rig.StateDir(t), key: newKey(t),
 	}
 }

@@ -22,12 +22,12 @@ func TestCommandsOfThePage(t *testing.T) {
 	v := n.create(t, request(name))
 	target := v.use(t, "pod")
 	write(t, target, plaintext, 0)
-	folder, newer := t.TempDir(), newKey(t)
-	put := func(file, key string) { rig.Must(t, os.WriteFile(filepath.Join(folder, file), []byte(key), 0o600)) }
+	dir, newer := t.TempDir(), newKey(t)
+	put := func(file, key string) { rig.Must(t, os.WriteFile(filepath.Join(dir, file), []byte(key), 0o600)) }
 	run := func(commands string) string {
 		t.Helper()
 		command := exec.CommandContext(rig.Context(t), "bash", "-euxc", commands)
-		command.Dir = folder
+		command.Dir = dir
 		output, err := command.CombinedOutput()
 		t.Logf("%s", output)
 		rig.Must(t, err)

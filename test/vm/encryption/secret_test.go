@@ -123,9 +123,9 @@ func TestKeysAreSecret(t *testing.T) {
 			}
 		}
 	}
-	for _, folder := range []string{n.StateDir, n.KubeletDir, "/run", "/etc", "/var", "/dev/shm"} {
+	for _, dir := range []string{n.StateDir, n.KubeletDir, "/run", "/etc", "/var", "/dev/shm"} {
 		for _, key := range keys {
-			wantNowhere(t, folder, key)
+			wantNowhere(t, dir, key)
 		}
 	}
 }
@@ -143,10 +143,10 @@ func replace(t *testing.T, name, script string) {
 	t.Cleanup(func() { rig.Must(t, unix.Unmount(path, 0)) })
 }
 
-// wantNowhere fails the test where a file below a folder has the text.
-func wantNowhere(t *testing.T, folder, text string) {
+// wantNowhere fails the test where a file below a directory has the text.
+func wantNowhere(t *testing.T, dir, text string) {
 	t.Helper()
-	filepath.WalkDir(folder, func(path string, entry fs.DirEntry, err error) error {
+	filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || !entry.Type().IsRegular() {
 			return nil
 		}

@@ -287,10 +287,10 @@ func TestPoolOfFiles(t *testing.T) {
 	if err != nil {
 		t.Fatalf("mkfs: %v: %s", err, output)
 	}
-	folder := t.TempDir()
-	rig.Must(t, unix.Mount(plugged.Path, folder, "ext4", 0, ""))
-	t.Cleanup(func() { unix.Unmount(folder, unix.MNT_DETACH) })
-	pool, err := file.New(t.Context(), "files", file.Options{Directory: folder, Capacity: size}, sysfs)
+	dir := t.TempDir()
+	rig.Must(t, unix.Mount(plugged.Path, dir, "ext4", 0, ""))
+	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+	pool, err := file.New(t.Context(), "files", file.Options{Directory: dir, Capacity: size}, sysfs)
 	rig.Must(t, err)
 	t.Cleanup(pool.Close)
 	plugin := newPlugin(t, map[string]driver.Pool{"files": pool})
