@@ -87,7 +87,7 @@ func openLoops(disk unix.Stat_t) ([]openLoop, error) {
 		}
 		loop, err := openOne("/dev/" + filepath.Base(filepath.Dir(filepath.Dir(file))))
 		// It has just lost its file, or that is on a filesystem that is dead, as none of a node is.
-		if errors.Is(err, unix.ENXIO) || errors.Is(err, unix.EIO) || errors.Is(err, fs.ErrNotExist) {
+		if errors.Is(err, unix.ENXIO) || errors.Is(err, unix.EIO) || errors.Is(err, unix.ENOTCONN) || errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		if err != nil {
