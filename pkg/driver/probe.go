@@ -20,6 +20,19 @@ type probe struct {
 	ownNamespace bool
 }
 
+// newProbe finds out how the plugin sees kubelet's directory.
+func newProbe(options Options) (probe, error) {
+	paths, err := newKubeletDir(options.KubeletDir)
+	if err != nil || !hasOwnMountNamespace() {
+		return probe{paths: paths, sysfs: options.Sysfs}, err
+	}
+	mounts, err := readMounts()
+	if err == nil {
+		paths.narrow(mounts)
+	}
+	return probe{paths: paths, sysfs: options.Sysfs, ownNamespace: true}, err
+}
+
 func (p probe) check() error {
 	mounts, err := readMounts()
 	if err != nil {

@@ -100,17 +100,9 @@ func Run(ctx context.Context, options Options) error {
 	if err := options.Check(); err != nil {
 		return err
 	}
-	paths, err := newKubeletDir(options.KubeletDir)
+	probe, err := newProbe(options)
 	if err != nil {
 		return err
-	}
-	ownNamespace := hasOwnMountNamespace()
-	if ownNamespace {
-		mounts, err := readMounts()
-		if err != nil {
-			return err
-		}
-		paths.narrow(mounts)
 	}
 	release, err := options.Publisher.Confine(options.KubeletDir)
 	if err != nil {
@@ -135,9 +127,8 @@ func Run(ctx context.Context, options Options) error {
 	if err != nil {
 		return err
 	}
-	probe := probe{paths: paths, sysfs: options.Sysfs, ownNamespace: ownNamespace}
 	server := grpc.NewServer(append(bounds(), grpc.UnaryInterceptor(calls.intercept), grpc.NumStreamWorkers(streamWorkers))...)
-	reports := options.register(server, paths, probe.check)
+	reports := options.register(server, probe.paths, probe.check)
 	for _, collector := range []prometheus.Collector{
 		newHealthMetrics(reports, logger),
 		newPoolMetrics(options.Pools, options.Publisher, logger),
