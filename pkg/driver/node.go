@@ -6,11 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
 	"github.com/rawblock-csi/rawblock-csi/pkg/blockdev"
 	"github.com/rawblock-csi/rawblock-csi/pkg/inflight"
+	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
 	"github.com/rawblock-csi/rawblock-csi/pkg/publish"
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
 )
@@ -61,6 +63,8 @@ type node struct {
 	publisher  *publish.Publisher
 	sysfs      blockdev.Sysfs
 	reports    *reports
+	// stats are the looks at the devices of volumes.
+	stats *linux.Limit
 	// inflight is shared with the Controller service.
 	inflight *inflight.Names
 }
@@ -135,17 +139,33 @@ func (n *node) NodeUnpublishVolume(ctx context.Context, req *csi.NodeUnpublishVo
 
 // NodeGetVolumeStats reports the size of the device. What is used of a raw
 // device only its user knows, so it is left out.
+//
+// Kubelet asks again and again, also where the pod keeps its device from answering: of each
+// volume one question waits for its answer. Errors: volume.ErrAborted then.
 func (n *node) NodeGetVolumeStats(_ context.Context, req *csi.NodeGetVolumeStatsRequest) (*csi.NodeGetVolumeStatsResponse, error) {
-	device, err := n.openVolumePath(n.identity(req.GetVolumeId()), req.GetVolumePath())
+	volumeID := n.identity(req.GetVolumeId())
+	size, err := linux.Ask(n.stats, volumeID, func() (uint64, error) {
+		device, err := n.openVolumePath(volumeID, req.GetVolumePath())
+		if err != nil {
+			return 0, err
+		}
+		defer device.Close()
+		return device.Size(), nil
+	})
+	if errors.Is(err, linux.ErrStuck) {
+		return nil, fmt.Errorf("%w: look at the device of volume %s: %w", volume.ErrAborted, volumeID, err)
+	}
 	if err != nil {
 		return nil, err
 	}
-	defer device.Close()
 	return &csi.NodeGetVolumeStatsResponse{Usage: []*csi.VolumeUsage{{
 		Unit:  csi.VolumeUsage_BYTES,
-		Total: int64(device.Size()), //nolint:gosec // The kernel's own sizes are signed (loff_t).
+		Total: int64(size), //nolint:gosec // The kernel's own sizes are signed (loff_t).
 	}}}, nil
 }
+
+// statsWait is how long a device may take to be opened: longer than a disk takes to spin up.
+const statsWait = 15 * time.Second
 
 // NodeExpandVolume grows a volume, if its pool can, and has a read-only view
 // follow it. It does all there is to do: where every node has its own pools, no
@@ -157,16 +177,20 @@ func (n *node) NodeExpandVolume(ctx context.Context, req *csi.NodeExpandVolumeRe
 		return nil, err
 	}
 	volumeID := n.identity(req.GetVolumeId())
-	device, err := n.openVolumePath(volumeID, req.GetVolumePath())
-	if err != nil {
+	if err := checkVolumeID(volumeID); err != nil {
 		return nil, err
 	}
-	defer device.Close()
+	// First: of calls whose device does not answer, one waits.
 	unlock, err := n.inflight.Lock(volumeID)
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
+	device, err := n.openVolumePath(volumeID, req.GetVolumePath())
+	if err != nil {
+		return nil, err
+	}
+	defer device.Close()
 	if _, ok, err := n.expand(ctx, volumeID, wanted); err != nil {
 		return nil, err
 	} else if ok {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 	"github.com/rawblock-csi/rawblock-csi/pkg/blockdev"
 	"github.com/rawblock-csi/rawblock-csi/pkg/health"
 	"github.com/rawblock-csi/rawblock-csi/pkg/inflight"
+	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
 	"github.com/rawblock-csi/rawblock-csi/pkg/publish"
 	"github.com/rawblock-csi/rawblock-csi/pkg/socket"
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
@@ -188,6 +190,7 @@ func (o Options) register(server *grpc.Server, paths kubeletDir, probe func() er
 		publisher:   o.Publisher,
 		sysfs:       o.Sysfs,
 		reports:     reports,
+		stats:       linux.NewLimit(statsWait, math.MaxInt),
 		inflight:    calls,
 	})
 	if len(o.Pools) > 0 {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
 
 	"github.com/rawblock-csi/rawblock-csi/pkg/blockdev"
 	"github.com/rawblock-csi/rawblock-csi/pkg/hotplug"
@@ -247,6 +248,11 @@ func TestAttackHungView(t *testing.T) {
 			changeFile(t, mine, filepath.Join(mounted, "data"))
 			server.hang(t)
 			hang(t, mine, server)
+			// Kubelet asks for the volume of the attacker, too, and must not wear the plugin out.
+			for range 2 {
+				_, err := node.NodeGetVolumeStats(ctx, &csi.NodeGetVolumeStatsRequest{VolumeId: attacker.ID, VolumePath: mine})
+				refused(t, "NodeGetVolumeStats of the attacker's volume", err, codes.Aborted)
+			}
 			named := node.NewVolume(t, "named", rig.NewDisk(t, volumeSize).Path)
 			for _, step := range []struct {
 				what string
