@@ -13,27 +13,34 @@ var ErrStuck = errors.New("it does not answer")
 // Limit runs what others can keep from ever returning, such as anything that asks a
 // filesystem of a container. Its methods may be called concurrently.
 type Limit struct {
-	wait  time.Duration
-	most  int
-	mu    sync.Mutex
-	stuck map[string]bool
+	wait    time.Duration
+	most    int
+	mu      sync.Mutex
+	running map[string]*run
+}
+
+// run is what is running under one name.
+type run struct {
+	count int
+	since time.Time
 }
 
 // NewLimit returns a limit for what takes that long at most. Of what does not answer, each
 // keeps a thread: where so many do, nothing is begun any more.
 func NewLimit(wait time.Duration, most int) *Limit {
-	return &Limit{wait: wait, most: most, stuck: map[string]bool{}}
+	return &Limit{wait: wait, most: most, running: map[string]*run{}}
 }
 
 // Do runs f, and returns ErrStuck where it takes too long: f then goes on by itself, and
 // must use nothing that the caller closes. As long as it does, the same is not asked again:
 // then f does not begin.
 func (l *Limit) Do(what string, f func()) (begun bool, err error) {
-	if l.isStuck(what) {
+	if !l.begin(what) {
 		return false, ErrStuck
 	}
 	done := make(chan struct{})
 	go func() {
+		defer l.end(what)
 		defer close(done)
 		f()
 	}()
@@ -44,16 +51,12 @@ func (l *Limit) Do(what string, f func()) (begun bool, err error) {
 		return true, nil
 	case <-timer.C:
 	}
-	l.mu.Lock()
-	l.stuck[what] = true
-	l.mu.Unlock()
-	go func() {
-		<-done
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		delete(l.stuck, what)
-	}()
-	return true, ErrStuck
+	select { // Where this process itself was slow, both were there.
+	case <-done:
+		return true, nil
+	default:
+		return true, ErrStuck
+	}
 }
 
 // Ask is Do for a question that has an answer.
@@ -67,8 +70,35 @@ func Ask[Answer any](l *Limit, what string, question func() (Answer, error)) (An
 	return answer, err
 }
 
-func (l *Limit) isStuck(what string) bool {
+// begin notes that something is begun, unless the same is stuck, or too much is.
+func (l *Limit) begin(what string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.stuck[what] || len(l.stuck) >= l.most
+	now, stuck := l.running[what], 0
+	if now != nil && time.Since(now.since) > l.wait {
+		return false
+	}
+	for _, other := range l.running {
+		if time.Since(other.since) > l.wait {
+			stuck += other.count
+		}
+	}
+	if stuck >= l.most {
+		return false
+	}
+	if now == nil {
+		now = &run{since: time.Now()}
+		l.running[what] = now
+	}
+	now.count++
+	return true
+}
+
+func (l *Limit) end(what string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := l.running[what]
+	if now.count--; now.count == 0 {
+		delete(l.running, what)
+	}
 }

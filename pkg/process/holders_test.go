@@ -249,7 +249,7 @@ func TestHoldersComeAndGo(t *testing.T) {
 		}
 	})
 	stays := startHolder(t, "open", disk.Path)
-	for range 50 {
+	for range 20 {
 		all, err := New("/proc").Holders(rig.Context(t), disk.Number(), 0)
 		rig.Must(t, err)
 		if !slices.ContainsFunc(all, func(holder Holder) bool { return holder.PID == stays.Process.Pid }) {
