@@ -61,19 +61,16 @@ func (m *Manager) getUnwanted(id string) (record, error) {
 // Errors: those of Detach.
 func (m *Manager) Withdraw(ctx context.Context, volumeID, target string) error {
 	owner := filepath.Base(target)
-	return m.eachOf(ctx, volumeID, func(one *record) error {
-		if one.Owner != owner {
-			return nil
-		}
-		return m.detach(ctx, one)
-	})
+	isIts := func(one record) bool { return one.Volume == volumeID && one.Owner == owner }
+	return m.each(ctx, isIts, func(one *record) error { return m.detach(ctx, one) })
 }
 
 // CheckReleased returns an error where the volume is attached to a container, or
 // processes have it open that it was detached from. The caller has the volume
 // locked (Options.Inflight). Errors: volume.ErrInUse.
 func (m *Manager) CheckReleased(ctx context.Context, volumeID string) error {
-	return m.eachOf(ctx, volumeID, func(one *record) error {
+	isIts := func(one record) bool { return one.Volume == volumeID }
+	return m.each(ctx, isIts, func(one *record) error {
 		if one.State == Attached {
 			return fmt.Errorf("%w: volume %s is attached to %s at %s (attachment %s); detach it first", volume.ErrInUse, volumeID, one.Target, one.Path, one.ID)
 		}
@@ -81,15 +78,14 @@ func (m *Manager) CheckReleased(ctx context.Context, volumeID string) error {
 	})
 }
 
-// eachOf calls do for the record of each attachment of a volume. Most volumes have
-// none, and wait for nobody.
-func (m *Manager) eachOf(ctx context.Context, volumeID string, do func(*record) error) error {
+// each calls do for the record of each attachment that is chosen, and waits for no other.
+func (m *Manager) each(ctx context.Context, chosen func(record) bool, do func(*record) error) error {
 	all, err := m.records.all()
 	if err != nil {
 		return err
 	}
 	for _, one := range all {
-		if one.Volume != volumeID {
+		if !chosen(one) {
 			continue
 		}
 		if err := m.withLocked(ctx, one.ID, do); err != nil {
