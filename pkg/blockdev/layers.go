@@ -199,14 +199,14 @@ func (s Sysfs) loopsByBacking() (map[linux.DeviceNumber][]linux.DeviceNumber, er
 		return nil, err
 	}
 	found := map[linux.DeviceNumber][]linux.DeviceNumber{}
+	answers := s.askEach(minors)
 	for _, minor := range minors {
-		number := linux.DeviceNumber{Major: linux.LoopMajor, Minor: minor}
-		loop, err := s.shownBy(number)
+		loop, err := shown(answers[minor])
 		if err != nil {
 			return nil, err
 		}
 		if none := (linux.DeviceNumber{}); loop.Device != none {
-			found[loop.Device] = append(found[loop.Device], number)
+			found[loop.Device] = append(found[loop.Device], linux.DeviceNumber{Major: linux.LoopMajor, Minor: minor})
 		}
 	}
 	return found, nil

@@ -3,9 +3,11 @@ package blockdev
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -46,17 +48,53 @@ func (s Sysfs) LoopDevices() ([]LoopDevice, error) {
 		return nil, err
 	}
 	var found []LoopDevice
+	answers := s.askEach(minors)
 	for _, minor := range minors {
-		device, err := s.loopDevice(minor)
-		if errors.Is(err, volume.ErrNotFound) || errors.Is(err, errDead) || errors.Is(err, linux.ErrStuck) {
-			continue
+		answer := answers[minor]
+		switch {
+		case answer.err == nil:
+			found = append(found, answer.loop)
+		case !errors.Is(answer.err, volume.ErrNotFound) && !errors.Is(answer.err, errDead) && !errors.Is(answer.err, linux.ErrStuck):
+			return nil, answer.err
 		}
-		if err != nil {
-			return nil, err
-		}
-		found = append(found, device)
 	}
 	return found, nil
+}
+
+// loopAnswers are what loop devices have said, and what was asked and is not answered.
+type loopAnswers struct {
+	limit *linux.Limit
+	mu    sync.Mutex
+	// writable are those that can be written, by their minor numbers: what one shows does
+	// not change for as long as it is set up.
+	writable map[uint32]LoopDevice
+}
+
+// loopWait is how long a loop device may take to say what it is, which needs no I/O.
+const loopWait = 2 * time.Second
+
+func newLoopAnswers() *loopAnswers {
+	return &loopAnswers{limit: linux.NewLimit(loopWait, math.MaxInt), writable: map[uint32]LoopDevice{}}
+}
+
+// loopAnswer is what a loop device has said.
+type loopAnswer struct {
+	loop LoopDevice
+	err  error
+}
+
+// askEach asks loop devices side by side: those that do not answer are waited for together.
+func (s Sysfs) askEach(minors []uint32) map[uint32]*loopAnswer {
+	answers := map[uint32]*loopAnswer{}
+	for _, minor := range minors {
+		answers[minor] = &loopAnswer{}
+	}
+	var group sync.WaitGroup
+	for minor, answer := range answers {
+		group.Go(func() { answer.loop, answer.err = s.loopDevice(minor) })
+	}
+	group.Wait()
+	return answers
 }
 
 // errDead says that a loop device shows a file on a filesystem that fails.
@@ -66,20 +104,53 @@ var errDead = errors.New("its file is on a filesystem that fails")
 // show a file of his own (LOOP_CHANGE_FD), whose server then decides whether the driver
 // answers, and when. Such a view counts as none: a node of a device always answers.
 //
-// Errors: volume.ErrNotFound where it is not set up, or counts as none. Of one that can be
-// written, whose file nobody changes: errDead, and linux.ErrStuck, where what it shows is not
-// known.
+// One that can be written is known from before: its user can have the driver wait for what he
+// has written. Errors: volume.ErrNotFound where it is not set up, or counts as none. Of one that
+// can be written: errDead, and linux.ErrStuck, where it is not known what it shows.
 func (s Sysfs) loopDevice(minor uint32) (LoopDevice, error) {
-	found, err := linux.Ask(s.limit, linux.LoopPath(minor), func() (LoopDevice, error) { return s.askLoop(minor) })
-	if err == nil || errors.Is(err, volume.ErrNotFound) {
-		return found, err
+	found, err := linux.Ask(s.asked.limit, linux.LoopPath(minor), func() (LoopDevice, error) { return s.askLoop(minor) })
+	switch {
+	case err == nil:
+		s.asked.know(found)
+		return found, nil
+	case errors.Is(err, volume.ErrNotFound):
+		return LoopDevice{}, err
 	}
-	// The driver's own word, which nobody changes (set_disk_ro in loop_configure).
-	readOnly, roErr := readNumber(s.device(linux.DeviceNumber{Major: linux.LoopMajor, Minor: minor}), "ro")
-	if errors.Is(roErr, os.ErrNotExist) || readOnly != 0 && (errors.Is(err, errDead) || errors.Is(err, linux.ErrStuck)) {
+	// What follows is the driver's own word, which no user of a view changes (set_disk_ro in
+	// loop_configure).
+	id, readOnly, roErr := s.ReadOnlyLoop(linux.DeviceNumber{Major: linux.LoopMajor, Minor: minor})
+	if errors.Is(roErr, volume.ErrNotFound) {
+		return LoopDevice{}, roErr
+	}
+	if roErr != nil {
+		return LoopDevice{}, fmt.Errorf("loop device %d: %w", minor, errors.Join(err, roErr))
+	}
+	if known, ok := s.asked.known(id); ok && !readOnly && errors.Is(err, linux.ErrStuck) {
+		return known, nil
+	}
+	if readOnly && (errors.Is(err, errDead) || errors.Is(err, linux.ErrStuck)) {
 		return LoopDevice{}, fmt.Errorf("%w: loop device %d shows nothing: %w", volume.ErrNotFound, minor, err)
 	}
 	return LoopDevice{}, fmt.Errorf("loop device %d: %w", minor, err)
+}
+
+// know remembers what a loop device is that can be written.
+func (a *loopAnswers) know(loop LoopDevice) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if loop.ReadOnly {
+		delete(a.writable, loop.ID.Minor)
+	} else {
+		a.writable[loop.ID.Minor] = loop
+	}
+}
+
+// known returns what a loop device is that has not been set up anew since.
+func (a *loopAnswers) known(id LoopID) (LoopDevice, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	loop, ok := a.writable[id.Minor]
+	return loop, ok && id.Seq != 0 && loop.ID == id
 }
 
 func (s Sysfs) askLoop(minor uint32) (LoopDevice, error) {

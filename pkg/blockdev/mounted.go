@@ -42,11 +42,18 @@ func (s Sysfs) Mounted(number linux.DeviceNumber) ([]Mounted, error) {
 	if err != nil {
 		return nil, err
 	}
+	var minors []uint32
+	for _, m := range mounts {
+		if m.device.Major == linux.LoopMajor {
+			minors = append(minors, m.device.Minor)
+		}
+	}
+	answers := s.askEach(minors)
 	var found []Mounted
 	for _, m := range mounts {
 		one, is := Mounted{Path: m.path}, m.node == path || m.device == number
-		if !is {
-			loop, err := s.shownBy(m.device)
+		if !is && m.device.Major == linux.LoopMajor {
+			loop, err := shown(answers[m.device.Minor])
 			if err != nil {
 				return nil, fmt.Errorf("see what is mounted at %s: %w", m.path, err)
 			}
@@ -118,10 +125,15 @@ func (s Sysfs) shownBy(number linux.DeviceNumber) (LoopDevice, error) {
 		return LoopDevice{}, nil
 	}
 	loop, err := s.loopDevice(number.Minor)
-	if errors.Is(err, volume.ErrNotFound) || errors.Is(err, errDead) {
+	return shown(&loopAnswer{loop, err})
+}
+
+// shown returns a loop device, the zero value where it shows nothing.
+func shown(answer *loopAnswer) (LoopDevice, error) {
+	if errors.Is(answer.err, volume.ErrNotFound) || errors.Is(answer.err, errDead) {
 		return LoopDevice{}, nil
 	}
-	return loop, err
+	return answer.loop, answer.err
 }
 
 // CheckUnpublished returns an error that wraps volume.ErrInUse where the device is

@@ -5,12 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"math"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
-	"time"
 
 	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
@@ -22,16 +20,12 @@ var ErrNoFact = errors.New("the device states none")
 
 // Sysfs is the kernel's tree of devices (sysfs(5)). The zero value is not valid.
 type Sysfs struct {
-	root string
-	// limit is on what asks loop devices, each of which keeps one thread at most.
-	limit *linux.Limit
+	root  string
+	asked *loopAnswers
 }
 
 // NewSysfs returns the tree that is mounted at root: /sys but in tests.
-func NewSysfs(root string) Sysfs { return Sysfs{root, linux.NewLimit(loopWait, math.MaxInt)} }
-
-// loopWait is how long a loop device may take to say what it is, which needs no I/O.
-const loopWait = 2 * time.Second
+func NewSysfs(root string) Sysfs { return Sysfs{root, newLoopAnswers()} }
 
 // Check reports whether the tree can be read.
 func (s Sysfs) Check() error {

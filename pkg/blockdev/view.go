@@ -53,11 +53,19 @@ func (d *Device) IsViewOf(base *Device) (bool, error) {
 	return own == its, nil
 }
 
-// IsView reports whether the device is a loop device that refuses all writes, as no file
-// of a pool is shown.
-func (d *Device) IsView() (bool, error) {
-	_, isView, err := d.viewStatus()
-	return isView, err
+// ReadOnlyLoop returns which loop device has a number, if it is one that refuses all writes,
+// as none over a file of a pool does. Its driver is not asked. Errors: volume.ErrNotFound where
+// it has gone.
+func (s Sysfs) ReadOnlyLoop(number linux.DeviceNumber) (id LoopID, is bool, err error) {
+	if number.Major != linux.LoopMajor {
+		return LoopID{}, false, nil
+	}
+	readOnly, err := readNumber(s.device(number), "ro")
+	if err != nil {
+		return LoopID{}, false, gone(err)
+	}
+	seq, err := readSeq(s.device(number))
+	return LoopID{number.Minor, seq}, readOnly != 0, err
 }
 
 // viewStatus returns the status of a loop device that refuses all writes.

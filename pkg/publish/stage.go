@@ -69,19 +69,23 @@ func (p *Publisher) StageAt(volumeID string, device *blockdev.Device, mode volum
 	if err != nil {
 		return err
 	}
-	p.staging.Lock()
-	defer p.staging.Unlock()
-	wanted := staged{device.Number(), device.DiskSeq(), mode, p.bootID, volumeID}
-	if err := p.checkOthers(wanted, layers); err != nil {
-		return err
-	}
-	if err := records.write(stagedRecord, wanted.String()); err != nil {
+	if err := p.record(records, staged{device.Number(), device.DiskSeq(), mode, p.bootID, volumeID}, layers); err != nil {
 		return err
 	}
 	if err := p.recover(records, device.Number(), mode, targets); err != nil {
 		return err
 	}
 	return p.holdStaged(records, device)
+}
+
+// record records that a device is staged, unless another volume has something of it.
+func (p *Publisher) record(records records, wanted staged, layers []blockdev.Layer) error {
+	p.staging.Lock()
+	defer p.staging.Unlock()
+	if err := p.checkOthers(wanted, layers); err != nil {
+		return err
+	}
+	return records.write(stagedRecord, wanted.String())
 }
 
 // recover records what of the device is published in a directory of targets and not

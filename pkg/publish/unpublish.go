@@ -90,8 +90,13 @@ func (p *Publisher) peel(ctx context.Context, place place, target Target) (views
 		if !info.MountRoot {
 			return views, place.remove(info)
 		}
-		view, isView, err := p.lookForView(place, info)
-		if err != nil {
+		// Its user may have had a view show a file, or keep its driver from answering.
+		var view blockdev.LoopID
+		var isView bool
+		if info.IsBlockDevice() {
+			view, isView, err = p.sysfs.ReadOnlyLoop(info.Device)
+		}
+		if err != nil && !errors.Is(err, volume.ErrNotFound) {
 			logger.Error(err, "Cannot look into the target, unmounting it all the same", "device", info.Device)
 		}
 		if isView {
@@ -107,29 +112,6 @@ func (p *Publisher) peel(ctx context.Context, place place, target Target) (views
 		}
 		crashpoint.Here("target unmounted")
 	}
-}
-
-// lookForView returns the loop device that is mounted at a place, if it refuses all
-// writes, as no volume's own does: its user may have had a view show a file.
-func (p *Publisher) lookForView(place place, info linux.FileInfo) (id blockdev.LoopID, isView bool, err error) {
-	if !info.IsBlockDevice() || info.Device.Major != linux.LoopMajor {
-		return id, false, nil
-	}
-	node, err := linux.OpenPathAt(place.dir, place.name)
-	if err != nil {
-		return id, false, fmt.Errorf("open what is published: %w", err)
-	}
-	// It must be closed again before the unmount, which it would keep busy.
-	device, err := blockdev.OpenNode(node, p.sysfs)
-	if errors.Is(err, volume.ErrNotFound) {
-		return id, false, nil // The device has gone, and a view with it.
-	}
-	if err != nil {
-		return id, false, fmt.Errorf("open what is published: %w", err)
-	}
-	defer device.Close()
-	isView, err = device.IsView()
-	return device.LoopID(), isView, err
 }
 
 // remove removes the file that a device was mounted on.

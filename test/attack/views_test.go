@@ -19,6 +19,7 @@ import (
 
 	"github.com/rawblock-csi/rawblock-csi/pkg/blockdev"
 	"github.com/rawblock-csi/rawblock-csi/pkg/hotplug"
+	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
 	"github.com/rawblock-csi/rawblock-csi/pkg/publish"
 	"github.com/rawblock-csi/rawblock-csi/test/oci"
 	"github.com/rawblock-csi/rawblock-csi/test/rig"
@@ -234,6 +235,7 @@ var hungViews = map[string]func(t *testing.T, target string, server *fuse){
 func TestAttackHungView(t *testing.T) {
 	for name, hang := range hungViews {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			node, disk, ctx := newNode(t), rig.NewDisk(t, volumeSize), rig.Context(t)
 			attacker, victim := node.NewVolume(t, "attacker", disk.Path), node.create(t, "files", victimName)
 			onDisk := node.create(t, "disks", victimName)
@@ -280,6 +282,33 @@ func TestAttackHungView(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A pod writes so much that the driver of its volume takes long to answer, as one does here
+// whose file is on a server that hangs. It was known before, so nobody waits for it.
+func TestAttackSlowVolume(t *testing.T) {
+	node, ctx, server := newNode(t), rig.Context(t), newFuse(t)
+	file, err := os.OpenFile(server.file, os.O_RDWR, 0)
+	rig.Must(t, err)
+	minor, err := linux.FreeLoop()
+	rig.Must(t, err)
+	loop, err := os.OpenFile(linux.LoopPath(minor), os.O_RDWR, 0)
+	rig.Must(t, err)
+	rig.Must(t, linux.ConfigureLoop(loop, linux.LoopConfig{Backing: file, Label: "rawblock-test"}))
+	rig.Must(t, file.Close())
+	t.Cleanup(func() {
+		server.end()
+		rig.Must(t, linux.ClearLoop(loop))
+		loop.Close()
+	})
+	victim := node.NewVolume(t, "victim", rig.NewDisk(t, volumeSize).Path)
+	for _, hangs := range []bool{false, true} {
+		if hangs {
+			server.hang(t)
+		}
+		rig.Must(t, victim.Stage(ctx))
+		rig.Must(t, victim.Unstage(ctx))
 	}
 }
 
