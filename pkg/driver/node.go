@@ -63,8 +63,8 @@ type node struct {
 	publisher  *publish.Publisher
 	sysfs      blockdev.Sysfs
 	reports    *reports
-	// stats are the looks at the devices of volumes.
-	stats *linux.Limit
+	// looks are those at the devices of volumes.
+	looks *linux.Limit
 	// inflight is shared with the Controller service.
 	inflight *inflight.Names
 }
@@ -139,22 +139,8 @@ func (n *node) NodeUnpublishVolume(ctx context.Context, req *csi.NodeUnpublishVo
 
 // NodeGetVolumeStats reports the size of the device. What is used of a raw
 // device only its user knows, so it is left out.
-//
-// Kubelet asks again and again, also where the pod keeps its device from answering: of each
-// volume one question waits for its answer. Errors: volume.ErrAborted then.
 func (n *node) NodeGetVolumeStats(_ context.Context, req *csi.NodeGetVolumeStatsRequest) (*csi.NodeGetVolumeStatsResponse, error) {
-	volumeID := n.identity(req.GetVolumeId())
-	size, err := linux.Ask(n.stats, volumeID, func() (uint64, error) {
-		device, err := n.openVolumePath(volumeID, req.GetVolumePath())
-		if err != nil {
-			return 0, err
-		}
-		defer device.Close()
-		return device.Size(), nil
-	})
-	if errors.Is(err, linux.ErrStuck) {
-		return nil, fmt.Errorf("%w: look at the device of volume %s: %w", volume.ErrAborted, volumeID, err)
-	}
+	size, err := n.lookAt(n.identity(req.GetVolumeId()), req.GetVolumePath())
 	if err != nil {
 		return nil, err
 	}
@@ -164,8 +150,26 @@ func (n *node) NodeGetVolumeStats(_ context.Context, req *csi.NodeGetVolumeStats
 	}}}, nil
 }
 
-// statsWait is how long a device may take to be opened: longer than a disk takes to spin up.
-const statsWait = 15 * time.Second
+// lookAt returns the size of the device of a volume. Kubelet asks again and again, also where
+// the pod keeps its device from answering: of each path one question waits for its answer.
+// Errors: volume.ErrAborted then.
+func (n *node) lookAt(volumeID, path string) (size uint64, err error) {
+	size, err = linux.Ask(n.looks, path, func() (uint64, error) {
+		device, err := n.openVolumePath(volumeID, path)
+		if err != nil {
+			return 0, err
+		}
+		defer device.Close()
+		return device.Size(), nil
+	})
+	if errors.Is(err, linux.ErrStuck) {
+		err = fmt.Errorf("%w: look at the device of volume %s: %w", volume.ErrAborted, volumeID, err)
+	}
+	return size, err
+}
+
+// lookWait is how long a device may take to be opened: longer than a disk takes to spin up.
+const lookWait = 15 * time.Second
 
 // NodeExpandVolume grows a volume, if its pool can, and has a read-only view
 // follow it. It does all there is to do: where every node has its own pools, no
@@ -177,10 +181,10 @@ func (n *node) NodeExpandVolume(ctx context.Context, req *csi.NodeExpandVolumeRe
 		return nil, err
 	}
 	volumeID := n.identity(req.GetVolumeId())
-	if err := checkVolumeID(volumeID); err != nil {
+	// Before it is locked, and others wait for it.
+	if _, err := n.lookAt(volumeID, req.GetVolumePath()); err != nil {
 		return nil, err
 	}
-	// First: of calls whose device does not answer, one waits.
 	unlock, err := n.inflight.Lock(volumeID)
 	if err != nil {
 		return nil, err

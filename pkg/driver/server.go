@@ -190,7 +190,7 @@ func (o Options) register(server *grpc.Server, paths kubeletDir, probe func() er
 		publisher:   o.Publisher,
 		sysfs:       o.Sysfs,
 		reports:     reports,
-		stats:       linux.NewLimit(statsWait, math.MaxInt),
+		looks:       linux.NewLimit(lookWait, math.MaxInt),
 		inflight:    calls,
 	})
 	if len(o.Pools) > 0 {
