@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
 )
@@ -83,17 +85,24 @@ type loopAnswer struct {
 	err  error
 }
 
+// atOnce is how many loop devices are asked at once: each takes a thread.
+const atOnce = 32
+
 // askEach asks loop devices side by side: those that do not answer are waited for together.
 func (s Sysfs) askEach(minors []uint32) map[uint32]*loopAnswer {
 	answers := map[uint32]*loopAnswer{}
 	for _, minor := range minors {
 		answers[minor] = &loopAnswer{}
 	}
-	var group sync.WaitGroup
+	var group errgroup.Group
+	group.SetLimit(atOnce)
 	for minor, answer := range answers {
-		group.Go(func() { answer.loop, answer.err = s.loopDevice(minor) })
+		group.Go(func() error {
+			answer.loop, answer.err = s.loopDevice(minor)
+			return nil
+		})
 	}
-	group.Wait()
+	group.Wait() //nolint:errcheck // Each answer has its own.
 	return answers
 }
 
