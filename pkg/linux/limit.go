@@ -16,31 +16,32 @@ type Limit struct {
 	wait    time.Duration
 	most    int
 	mu      sync.Mutex
-	running map[string]*run
+	running map[*run]bool
 }
 
-// run is what is running under one name.
+// run is something that has begun and not ended.
 type run struct {
-	count int
+	what  string
 	since time.Time
 }
 
 // NewLimit returns a limit for what takes that long at most. Of what does not answer, each
 // keeps a thread: where so many do, nothing is begun any more.
 func NewLimit(wait time.Duration, most int) *Limit {
-	return &Limit{wait: wait, most: most, running: map[string]*run{}}
+	return &Limit{wait: wait, most: most, running: map[*run]bool{}}
 }
 
 // Do runs f, and returns ErrStuck where it takes too long: f then goes on by itself, and
 // must use nothing that the caller closes. As long as it does, the same is not asked again:
 // then f does not begin.
 func (l *Limit) Do(what string, f func()) (begun bool, err error) {
-	if !l.begin(what) {
+	now := l.begin(what)
+	if now == nil {
 		return false, ErrStuck
 	}
 	done := make(chan struct{})
 	go func() {
-		defer l.end(what)
+		defer l.end(now)
 		defer close(done)
 		f()
 	}()
@@ -70,35 +71,26 @@ func Ask[Answer any](l *Limit, what string, question func() (Answer, error)) (An
 	return answer, err
 }
 
-// begin notes that something is begun, unless the same is stuck, or too much is.
-func (l *Limit) begin(what string) bool {
+// begin notes that something is begun: nil where the same is stuck, or too much is.
+func (l *Limit) begin(what string) *run {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	now, stuck := l.running[what], 0
-	if now != nil && time.Since(now.since) > l.wait {
-		return false
-	}
-	for _, other := range l.running {
-		if time.Since(other.since) > l.wait {
-			stuck += other.count
+	stuck := 0
+	for other := range l.running {
+		if time.Since(other.since) <= l.wait {
+			continue
+		}
+		if stuck++; other.what == what || stuck >= l.most {
+			return nil
 		}
 	}
-	if stuck >= l.most {
-		return false
-	}
-	if now == nil {
-		now = &run{since: time.Now()}
-		l.running[what] = now
-	}
-	now.count++
-	return true
+	now := &run{what, time.Now()}
+	l.running[now] = true
+	return now
 }
 
-func (l *Limit) end(what string) {
+func (l *Limit) end(now *run) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	now := l.running[what]
-	if now.count--; now.count == 0 {
-		delete(l.running, what)
-	}
+	delete(l.running, now)
 }

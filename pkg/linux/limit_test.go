@@ -56,3 +56,30 @@ func TestLimitIsFull(t *testing.T) {
 		begun, _ = limit.Do("c", func() {})
 	}
 }
+
+// Who asks the same without pause, each for a moment, is answered.
+func TestLimitOfWhatIsAskedWithoutPause(t *testing.T) {
+	limit := linux.NewLimit(time.Second, 10)
+	var group sync.WaitGroup
+	ask := func() (end chan struct{}) {
+		end, begun := make(chan struct{}), make(chan struct{})
+		begin := sync.OnceFunc(func() { close(begun) })
+		group.Go(func() {
+			if _, err := limit.Do("file", func() { begin(); <-end }); err != nil {
+				t.Error(err)
+				begin()
+			}
+		})
+		<-begun
+		return end
+	}
+	end := ask()
+	for range 15 { // Each begins before the one before it ends.
+		time.Sleep(100 * time.Millisecond)
+		next := ask()
+		close(end)
+		end = next
+	}
+	close(end)
+	group.Wait()
+}
