@@ -12,7 +12,7 @@ import (
 // Of two who ask at once, one is answered in the end: the other keeps its thread, so nobody
 // asks anew.
 func TestLimitCountsWhatHangs(t *testing.T) {
-	limit, answered := linux.NewLimit(200*time.Millisecond, 10), make(chan struct{})
+	limit, answered := linux.NewLimit(2*time.Second, 10), make(chan struct{})
 	hang := map[string]chan struct{}{"first": make(chan struct{}), "second": make(chan struct{})}
 	var group sync.WaitGroup
 	for name, until := range hang {
@@ -59,7 +59,7 @@ func TestLimitIsFull(t *testing.T) {
 
 // Who asks the same without pause, each for a moment, is answered.
 func TestLimitOfWhatIsAskedWithoutPause(t *testing.T) {
-	limit := linux.NewLimit(time.Second, 10)
+	limit := linux.NewLimit(3*time.Second, 10)
 	var group sync.WaitGroup
 	ask := func() (end chan struct{}) {
 		end, begun := make(chan struct{}), make(chan struct{})
@@ -74,7 +74,7 @@ func TestLimitOfWhatIsAskedWithoutPause(t *testing.T) {
 		return end
 	}
 	end := ask()
-	for range 15 { // Each begins before the one before it ends.
+	for range 33 { // Each begins before the one before it ends.
 		time.Sleep(100 * time.Millisecond)
 		next := ask()
 		close(end)
