@@ -102,7 +102,7 @@ func (s Sysfs) askEach(minors []uint32) map[uint32]*loopAnswer {
 			return nil
 		})
 	}
-	group.Wait() //nolint:errcheck // Each answer has its own.
+	group.Wait() //nolint:errcheck,gosec // Each answer has its own.
 	return answers
 }
 
