@@ -140,7 +140,7 @@ func (s Sysfs) loopDevice(minor uint32) (LoopDevice, error) {
 	if readOnly && (errors.Is(err, errDead) || errors.Is(err, linux.ErrStuck)) {
 		return LoopDevice{}, fmt.Errorf("%w: loop device %d shows nothing: %w", volume.ErrNotFound, minor, err)
 	}
-	return LoopDevice{}, fmt.Errorf("loop device %d: %w", minor, err)
+	return LoopDevice{}, fmt.Errorf("loop device %d: %w; see whether the filesystem of its file (/sys/block/loop%d/loop/backing_file) works, or detach it", minor, err, minor)
 }
 
 // know remembers what a loop device is that can be written.

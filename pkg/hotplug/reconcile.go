@@ -67,6 +67,9 @@ func (m *Manager) reconcileAll(ctx context.Context, all []record) []error {
 // begun anew.
 func (m *Manager) patiently(what string, f func() error) error {
 	_, err := linux.Ask(m.reconciling, what, func() (struct{}, error) { return struct{}{}, f() })
+	if errors.Is(err, linux.ErrStuck) {
+		err = fmt.Errorf("%w; it goes on once it does: see what the container runs, or end it", err)
+	}
 	return err
 }
 

@@ -5,7 +5,7 @@
 // target. The mount is the record that it is published; whether there is one is
 // asked of the target itself, never of the mount table, so that no call costs
 // more on a node with more mounts. What the mount cannot say (which disk was
-// staged, the access mode, the arguments) stands in a directory below /run, a
+// staged, the access mode, the arguments) is in a directory below /run, a
 // directory for each volume, as symbolic links whose text is the record: made by
 // one atomic call, read by one, and shown by `ls -l`. Such a record never counts
 // by itself: a publication is real while its target is mounted, a staged device

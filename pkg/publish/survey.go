@@ -12,7 +12,7 @@ import (
 	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
 )
 
-// Record is what stands in the directory of a volume, whether it counts or not.
+// Record is what is in the directory of a volume, whether it counts or not.
 type Record struct {
 	// Dir is the path of the directory.
 	Dir string
