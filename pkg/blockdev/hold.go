@@ -168,7 +168,7 @@ func (s Sysfs) ReleaseView(minor uint32) error {
 
 // release ends a loop device whose user may keep its driver from answering.
 func (s Sysfs) release(minor uint32, release func() error) error {
-	_, err := linux.Ask(s.asked.limit, "release "+linux.LoopPath(minor), func() (struct{}, error) { return struct{}{}, release() })
+	err := s.asked.limit.Run("release "+linux.LoopPath(minor), release)
 	if errors.Is(err, linux.ErrStuck) {
 		return fmt.Errorf("detach %s: %w; end what its user runs", linux.LoopPath(minor), err)
 	}

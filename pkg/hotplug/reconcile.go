@@ -66,7 +66,7 @@ func (m *Manager) reconcileAll(ctx context.Context, all []record) []error {
 // has a read-only view decides whether its driver answers. It goes on meanwhile, and is not
 // begun anew.
 func (m *Manager) patiently(what string, f func() error) error {
-	_, err := linux.Ask(m.reconciling, what, func() (struct{}, error) { return struct{}{}, f() })
+	err := m.reconciling.Run(what, f)
 	if errors.Is(err, linux.ErrStuck) {
 		err = fmt.Errorf("%w; it goes on once it does: see what the container runs, or end it", err)
 	}

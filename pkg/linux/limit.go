@@ -71,6 +71,12 @@ func Ask[Answer any](l *Limit, what string, question func() (Answer, error)) (An
 	return answer, err
 }
 
+// Run is Do for what can fail.
+func (l *Limit) Run(what string, f func() error) error {
+	_, err := Ask(l, what, func() (struct{}, error) { return struct{}{}, f() })
+	return err
+}
+
 // begin notes that something is begun: nil where the same is stuck, or too much is.
 func (l *Limit) begin(what string) *run {
 	l.mu.Lock()
