@@ -82,7 +82,7 @@ func (s Sysfs) IsAttached(number linux.DeviceNumber, seq uint64) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	text, err := os.ReadFile(dir + "/diskseq")
+	text, err := linux.ReadFile(dir + "/diskseq")
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return seq == 0, nil // It has gone meanwhile, or the kernel has none.
@@ -91,7 +91,7 @@ func (s Sysfs) IsAttached(number linux.DeviceNumber, seq uint64) (bool, error) {
 	case err != nil:
 		return false, fmt.Errorf("sequence number of disk %s: %w", number, err)
 	}
-	return strings.TrimSpace(string(text)) == strconv.FormatUint(seq, 10), nil
+	return strings.TrimSpace(text) == strconv.FormatUint(seq, 10), nil
 }
 
 func (s Sysfs) readDisk(dir string) Disk {
@@ -232,6 +232,6 @@ func readInBase(dir, name string, base int) (uint64, error) {
 }
 
 func readText(dir, name string) (string, error) {
-	content, err := os.ReadFile(filepath.Join(dir, name))
-	return strings.TrimSpace(string(content)), err
+	content, err := linux.ReadFile(filepath.Join(dir, name))
+	return strings.TrimSpace(content), err
 }

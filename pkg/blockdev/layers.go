@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 	"syscall"
@@ -152,11 +151,11 @@ func (s Sysfs) diskNumber(number linux.DeviceNumber) (linux.DeviceNumber, error)
 	if err != nil {
 		return linux.DeviceNumber{}, err
 	}
-	text, err := os.ReadFile(disk + "/dev") // Not to be cleaned, see disk.
+	text, err := linux.ReadFile(disk + "/dev") // Not to be cleaned, see disk.
 	if err != nil {
 		return linux.DeviceNumber{}, gone(err)
 	}
-	return linux.ParseDeviceNumber(strings.TrimSpace(string(text)))
+	return linux.ParseDeviceNumber(strings.TrimSpace(text))
 }
 
 func (s Sysfs) layer(number linux.DeviceNumber) (layer Layer, err error) {

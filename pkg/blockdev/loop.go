@@ -309,8 +309,8 @@ func (s Sysfs) loopsOver(end string) ([]uint32, error) {
 	}
 	var candidates []uint32
 	for _, minor := range minors {
-		backing, err := os.ReadFile(s.path("block", filepath.Base(linux.LoopPath(minor)), "loop", "backing_file"))
-		if err == nil && strings.HasSuffix(strings.TrimSuffix(strings.TrimSpace(string(backing)), " (deleted)"), end) {
+		backing, err := linux.ReadFile(s.path("block", filepath.Base(linux.LoopPath(minor)), "loop", "backing_file"))
+		if err == nil && strings.HasSuffix(strings.TrimSuffix(strings.TrimSpace(backing), " (deleted)"), end) {
 			candidates = append(candidates, minor)
 		}
 	}

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -89,11 +88,11 @@ func (d *Device) Partition() (Partition, error) {
 	if err != nil {
 		return Partition{}, fmt.Errorf("read the place of partition %s: %w", d, err)
 	}
-	number, err := os.ReadFile(disk + "/dev")
+	number, err := linux.ReadFile(disk + "/dev")
 	if err != nil {
 		return Partition{}, fmt.Errorf("number of the disk of partition %s: %w", d, err)
 	}
-	partition.Disk, err = linux.ParseDeviceNumber(strings.TrimSpace(string(number)))
+	partition.Disk, err = linux.ParseDeviceNumber(strings.TrimSpace(number))
 	return partition, err
 }
 

@@ -2,7 +2,6 @@ package blockdev
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -30,9 +29,9 @@ func (s Sysfs) linked(number linux.DeviceNumber, dir string) ([]linux.DeviceNumb
 	}
 	numbers := make([]linux.DeviceNumber, len(files))
 	for i, file := range files {
-		text, err := os.ReadFile(file)
+		text, err := linux.ReadFile(file)
 		if err == nil {
-			numbers[i], err = linux.ParseDeviceNumber(strings.TrimSpace(string(text)))
+			numbers[i], err = linux.ParseDeviceNumber(strings.TrimSpace(text))
 		}
 		if err != nil {
 			return nil, fmt.Errorf("the %s of block device %s: %w", dir, number, err)

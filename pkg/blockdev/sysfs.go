@@ -51,11 +51,11 @@ func (s Sysfs) NodePath(number linux.DeviceNumber) (string, error) {
 // nodePath returns /dev and the DEVNAME of the uevent file in a device's directory
 // (Documentation/ABI/testing/sysfs-uevent).
 func nodePath(dir string) (string, error) {
-	uevent, err := os.ReadFile(dir + "/uevent")
+	uevent, err := linux.ReadFile(dir + "/uevent")
 	if err != nil {
 		return "", err
 	}
-	for line := range strings.Lines(string(uevent)) {
+	for line := range strings.Lines(uevent) {
 		if name, ok := strings.CutPrefix(strings.TrimSpace(line), "DEVNAME="); ok && filepath.IsLocal(name) {
 			return "/dev/" + name, nil
 		}
@@ -117,14 +117,14 @@ func (s Sysfs) firstFact(number linux.DeviceNumber, names ...string) (string, er
 		return "", err
 	}
 	for _, name := range names {
-		content, err := os.ReadFile(disk + "/" + name)
+		content, err := linux.ReadFile(disk + "/" + name)
 		if isUnstated(err) {
 			continue
 		}
 		if err != nil {
 			return "", fmt.Errorf("read a fact of block device %s: %w", number, err)
 		}
-		if fact := strings.TrimSpace(string(content)); fact != "" {
+		if fact := strings.TrimSpace(content); fact != "" {
 			return fact, nil
 		}
 	}
@@ -153,11 +153,11 @@ func (s Sysfs) Overlap(a, b linux.DeviceNumber) (bool, error) {
 		if err != nil {
 			return false, err
 		}
-		number, err := os.ReadFile(disk + "/dev")
+		number, err := linux.ReadFile(disk + "/dev")
 		if err != nil {
 			return false, fmt.Errorf("number of the disk of block device %s: %w", pair[0], err)
 		}
-		if strings.TrimSpace(string(number)) == pair[1].String() {
+		if strings.TrimSpace(number) == pair[1].String() {
 			return true, nil
 		}
 	}

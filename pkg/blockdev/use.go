@@ -3,7 +3,6 @@ package blockdev
 import (
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -97,12 +96,12 @@ func mounts(dirs []string) string {
 		return ""
 	}
 	for _, dir := range dirs {
-		number, err := os.ReadFile(dir + "/dev")
+		number, err := linux.ReadFile(dir + "/dev")
 		if err != nil {
 			continue
 		}
 		for _, m := range table {
-			if fmt.Sprintf("%d:%d", m.Major, m.Minor) == strings.TrimSpace(string(number)) {
+			if fmt.Sprintf("%d:%d", m.Major, m.Minor) == strings.TrimSpace(number) {
 				return "mounted at " + m.MountPoint + "; unmount it first"
 			}
 		}
@@ -112,7 +111,7 @@ func mounts(dirs []string) string {
 
 // swaps names the device in the directories that is used as swap (proc_swaps(5)).
 func swaps(dirs []string) string {
-	table, err := os.ReadFile("/proc/swaps")
+	table, err := linux.ReadFile("/proc/swaps")
 	if err != nil {
 		return ""
 	}
@@ -121,7 +120,7 @@ func swaps(dirs []string) string {
 		if err != nil {
 			continue
 		}
-		for line := range strings.Lines(string(table)) {
+		for line := range strings.Lines(table) {
 			if fields := strings.Fields(line); len(fields) > 0 && fields[0] == node {
 				return "used as swap; end that with swapoff " + node + " first"
 			}

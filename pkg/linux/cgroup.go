@@ -15,18 +15,7 @@ func ReadFileAt(dir Descriptor, name string) (string, error) {
 		return "", err
 	}
 	defer fd.Close()
-	var text []byte
-	buffer := make([]byte, 4096)
-	for {
-		n, err := ignoringEINTR(func() (int, error) { return unix.Read(fd.fd, buffer) })
-		if err != nil {
-			return "", &os.PathError{Op: "read", Path: fd.name, Err: err}
-		}
-		if n == 0 {
-			return string(text), nil
-		}
-		text = append(text, buffer[:n]...)
-	}
+	return fd.readAll()
 }
 
 // WriteFileAt writes text into a file in dir by one write, as the kernel's files

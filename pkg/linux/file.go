@@ -224,6 +224,32 @@ func ReadNames(path string) ([]string, error) {
 	}
 }
 
+// ReadFile returns the text of a file of the kernel's (sysfs, procfs). Unlike os.ReadFile it
+// does not ask to be told when there is more to read, which takes half of the time there.
+func ReadFile(path string) (string, error) {
+	file, err := openAt(unix.AT_FDCWD, path, path, unix.O_RDONLY)
+	if err != nil {
+		return "", err
+	}
+	defer file.Close()
+	return file.readAll()
+}
+
+func (f *File) readAll() (string, error) {
+	var text []byte
+	buffer := make([]byte, 4096)
+	for {
+		n, err := ignoringEINTR(func() (int, error) { return unix.Read(f.fd, buffer) })
+		if err != nil {
+			return "", &os.PathError{Op: "read", Path: f.name, Err: err}
+		}
+		if n == 0 {
+			return string(text), nil
+		}
+		text = append(text, buffer[:n]...)
+	}
+}
+
 // ReadLink returns the text of a symbolic link.
 func ReadLink(path string) (string, error) {
 	// Most texts fit the first time; PATH_MAX bounds them all.

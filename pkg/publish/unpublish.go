@@ -33,11 +33,18 @@ func (p *Publisher) Unpublish(ctx context.Context, target Target) error {
 
 func (p *Publisher) takeDown(ctx context.Context, target Target) error {
 	records := p.records(target.VolumeID)
-	var mounted []blockdev.LoopID
+	_, recorded, err := records.loops(viewRecord(target.Path), p.bootID)
+	if err != nil {
+		return err
+	}
+	// What is published for writing shows the device itself. It is read-only where the
+	// administrator made it so.
+	lost := !recorded && !records.isWritable(target.Path)
+	var views []blockdev.LoopID
 	place, err := p.roots.openPlace(target.Path)
 	if err == nil {
 		defer place.Close()
-		mounted, err = p.peel(ctx, place, target)
+		views, err = p.peel(ctx, place, target, lost)
 	} else if noDir(err) {
 		err = nil
 	} else {
@@ -46,26 +53,22 @@ func (p *Publisher) takeDown(ctx context.Context, target Target) error {
 	if err != nil {
 		return err
 	}
-	_, recorded, err := records.loops(viewRecord(target.Path), p.bootID)
-	if err != nil {
-		return err
-	}
 	if recorded {
 		return p.releaseView(records, target.Path)
 	}
-	return p.releaseLost(records, target, mounted)
+	return p.releaseLost(views)
+}
+
+// isWritable reports whether a publication for writing is recorded.
+func (r records) isWritable(target string) bool {
+	text, err := linux.ReadLink(filepath.Join(r.dir, publicationRecord(target)))
+	publication, parsed := parsePublication(text)
+	return err == nil && parsed == nil && !publication.ReadOnly
 }
 
 // releaseLost ends the views that were mounted at a target of which the record was lost,
 // and what holds them.
-func (p *Publisher) releaseLost(records records, target Target, views []blockdev.LoopID) error {
-	if len(views) == 0 {
-		return nil
-	}
-	text, err := linux.ReadLink(filepath.Join(records.dir, publicationRecord(target.Path)))
-	if publication, parsed := parsePublication(text); err == nil && parsed == nil && !publication.ReadOnly {
-		return nil // A device of the administrator's that is read-only itself.
-	}
+func (p *Publisher) releaseLost(views []blockdev.LoopID) error {
 	var failed []error
 	for _, view := range views {
 		// Its holds first: then its number is its own still.
@@ -75,9 +78,9 @@ func (p *Publisher) releaseLost(records records, target Target, views []blockdev
 }
 
 // peel unmounts whatever is mounted at a place, one mount upon another, and then
-// removes the file below. It returns the loop devices among them that could be read-only
-// views.
-func (p *Publisher) peel(ctx context.Context, place place, target Target) (views []blockdev.LoopID, err error) {
+// removes the file below. Where the record of a view was lost, it returns the loop devices
+// among them that could be one.
+func (p *Publisher) peel(ctx context.Context, place place, target Target, lost bool) (views []blockdev.LoopID, err error) {
 	logger := klog.FromContext(ctx).WithValues("target", target.Path)
 	for {
 		info, found, err := place.stat()
@@ -93,7 +96,7 @@ func (p *Publisher) peel(ctx context.Context, place place, target Target) (views
 		// Its user may have had a view show a file, or keep its driver from answering.
 		var view blockdev.LoopID
 		var isView bool
-		if info.IsBlockDevice() {
+		if lost && info.IsBlockDevice() {
 			view, isView, err = p.sysfs.ReadOnlyLoop(info.Device)
 		}
 		if err != nil && !errors.Is(err, volume.ErrNotFound) {
