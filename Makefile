@@ -31,27 +31,41 @@ build: ## Build the static binaries bin/rawblock-csi and bin/rawblockctl.
 
 .PHONY: test
 test: deps ## Run the tests, as root: they use real devices, mounts and containers.
-	@$(MAKE) --no-print-directory --jobs=2 test-devices test-files
+	@$(MAKE) --no-print-directory --jobs=3 test-devices test-race test-files
 
-# Packages without goroutines, whose tests have files and no devices: the race detector
-# would only make them ten times as long.
+# Packages whose tests have files and no devices.
 FILES := ./pkg/signature
 
+# Packages whose tests do one thing after the other: the race detector would see nothing
+# more, and they would take two to ten times as long. The tests AT_ONCE, of the packages
+# MIXED, run with it all the same.
+DEVICES := ./cmd/rawblockctl ./pkg/gpt ./pkg/luks ./pkg/pool/disk ./test/hotplug ./test/sanity
+MIXED   := ./cmd/rawblockctl ./pkg/pool/disk ./test/hotplug
+AT_ONCE := ^Test(Race|RaceForTheLastSpace|UnwipedSpace|OneProcessChangesANode)$$
+
 # Packages of which all tests have targets of their own.
-OTHERS := /test/(vm|attack|systemd)(/|$$)
+OTHERS := ./test/vm ./test/attack ./test/systemd
 
 # What is no test of concurrency is built as `make build` builds the plugin, whose
 # packages are compiled then. Vet is one of the linters (`make lint`).
 PLAIN := CGO_ENABLED=0 go test -trimpath -vet=off -count=1
 
-.PHONY: test-devices
 # One package after the other: they share the machine's loop devices, and a test that
 # takes one away must not see it given to another. The next ones are built meanwhile, and
 # wait for the lock, which is part of the time that go test prints for them.
+IN_TURN := -p 3 -exec='flock -o $(BIN)/devices.lock'
+
+.PHONY: test-devices
 test-devices:
 	@mkdir -p $(BIN)
-	go test -race -vet=off -count=1 -p 3 -exec='flock -o $(BIN)/devices.lock' -skip='$(RUNTIMES)' $(TESTFLAGS) \
-		$$(go list ./... | grep -vE -e '$(OTHERS)' $(patsubst ./%,-e '/%$$',$(FILES)))
+	$(PLAIN) $(IN_TURN) -skip='$(RUNTIMES)' $(TESTFLAGS) $(DEVICES)
+
+.PHONY: test-race
+test-race:
+	@mkdir -p $(BIN)
+	go test -race -vet=off -count=1 $(IN_TURN) -skip='$(RUNTIMES)' $(TESTFLAGS) \
+		$$(go list ./... | grep -vE $(patsubst .%,-e '%(/|$$)',$(OTHERS)) $(patsubst .%,-e '%$$',$(FILES) $(DEVICES)))
+	go test -race -vet=off -count=1 $(IN_TURN) -run='$(AT_ONCE)' $(TESTFLAGS) $(MIXED)
 
 .PHONY: test-files
 test-files:
@@ -117,10 +131,8 @@ failure-modes: deps ## Inject each failure in a guest machine, and write what is
 	go test ./test/vm -count=1 -timeout=20m -run='^TestVMFailureModes$$' -update
 
 .PHONY: crash
-# The plugin that is killed is a process of its own, so the race detector, without
-# which these are built, would see nothing.
 crash: deps ## Kill the plugin after each of its steps, and see that it recovers. As root.
-	$(PLAIN) -p 1 -timeout=20m -run=Killed $(TESTFLAGS) ./pkg/pool/disk ./test/pools ./test/hotplug
+	$(PLAIN) -tags crash -p 1 -timeout=20m -run=Killed $(TESTFLAGS) ./pkg/pool/disk ./test/pools ./test/hotplug
 
 .PHONY: demo
 demo: deps build ## Give a disk to a real container, and explain each step. As root.

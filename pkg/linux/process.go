@@ -59,7 +59,29 @@ func (p *Process) Close() {
 // SharesDescriptors reports whether a thread is known to share the descriptors of its
 // process (KCMP_FILES of kcmp(2)).
 func SharesDescriptors(pid, thread int) bool {
+	shares, err := compareFiles(pid, thread)
+	return err == nil && shares
+}
+
+// CheckInspectable returns an error where this process may not look into another: EPERM where
+// that one has more capabilities (ptrace(2), access mode checking), ESRCH where it has ended.
+// Where this process may not use kcmp(2) at all, nothing is known and none is returned.
+func CheckInspectable(pid int) error {
+	_, err := compareFiles(pid, pid)
+	if err == nil {
+		return nil
+	}
+	if _, own := compareFiles(os.Getpid(), os.Getpid()); own != nil {
+		return nil //nolint:nilerr // The kernel has none, or seccomp(2) forbids it.
+	}
+	return err
+}
+
+func compareFiles(pid, other int) (same bool, err error) {
 	const kcmpFiles = 2 // linux/kcmp.h
-	order, _, errno := unix.Syscall6(unix.SYS_KCMP, uintptr(pid), uintptr(thread), kcmpFiles, 0, 0, 0)
-	return errno == 0 && order == 0
+	order, _, errno := unix.Syscall6(unix.SYS_KCMP, uintptr(pid), uintptr(other), kcmpFiles, 0, 0, 0)
+	if errno != 0 {
+		return false, os.NewSyscallError("kcmp", errno)
+	}
+	return order == 0, nil
 }

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -217,4 +218,40 @@ func testMountTree(t *testing.T, make nodeTree) {
 		t.Errorf("unmounted twice: %v", err)
 	}
 	rig.Must(t, linux.RemoveFile(dir, "node"))
+}
+
+func TestCheckInspectable(t *testing.T) {
+	other := start(t, nil).Process.Pid
+	for _, pid := range []int{os.Getpid(), other} {
+		if err := linux.CheckInspectable(pid); err != nil {
+			t.Errorf("process %d: %v", pid, err)
+		}
+	}
+	if err := linux.CheckInspectable(1 << 22); !errors.Is(err, syscall.ESRCH) { // More than there can be (proc_sys_kernel(5), pid_max).
+		t.Errorf("no process: got %v, want ESRCH", err)
+	}
+	refused := make(chan error)
+	go func() {
+		runtime.LockOSThread() // And ends with the goroutine.
+		dropCapability(unix.CAP_SYS_PTRACE)
+		refused <- linux.CheckInspectable(other)
+	}()
+	if err := <-refused; !errors.Is(err, syscall.EPERM) {
+		t.Errorf("a process with more capabilities: got %v, want EPERM", err)
+	}
+}
+
+// dropCapability takes a capability from the calling thread.
+func dropCapability(capability int) {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&header, &data[0]); err != nil {
+		panic(err)
+	}
+	for _, set := range []*uint32{&data[capability/32].Effective, &data[capability/32].Permitted, &data[capability/32].Inheritable} {
+		*set &^= 1 << (capability % 32)
+	}
+	if err := unix.Capset(&header, &data[0]); err != nil {
+		panic(err)
+	}
 }

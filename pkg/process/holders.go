@@ -88,6 +88,9 @@ type search struct {
 }
 
 func (s *search) look(pid int) (Holder, bool, error) {
+	if err := linux.CheckInspectable(pid); err != nil {
+		return Holder{}, false, wrap(pid, err)
+	}
 	found := Holder{PID: pid}
 	if err := s.descriptors(pid, &found); err != nil {
 		return Holder{}, false, err

@@ -1,4 +1,4 @@
-//go:build !race
+//go:build crash
 
 package disk_test
 
