@@ -13,6 +13,7 @@ func TestHostDevices(t *testing.T) {
 	files := tree{}
 	node := func(number, place, name string) {
 		files["dev/block/"+number] = "-> ../../devices/" + place
+		files["block/"+name] = "-> ../devices/" + place
 		files["devices/"+place+"/dev"], files["devices/"+place+"/uevent"], files["devices/"+place+"/size"] = number+"\n", "DEVNAME="+name+"\n", "8\n"
 	}
 	above := func(place, mapping, uuid string, below ...string) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -327,19 +328,22 @@ func (s Sysfs) isLoopOver(minor uint32, id linux.FileID) (bool, error) {
 
 // loops returns the minor numbers of the loop devices that are set up.
 func (s Sysfs) loops() ([]uint32, error) {
-	dirs, err := filepath.Glob(s.path("block", "loop*", "loop"))
+	names, err := linux.ReadNames(s.path("block"))
 	if err != nil {
 		return nil, fmt.Errorf("list loop devices: %w", err)
 	}
 	var minors []uint32
-	for _, dir := range dirs {
-		name := filepath.Base(filepath.Dir(dir))
-		minor, err := strconv.ParseUint(strings.TrimPrefix(name, "loop"), 10, 20)
-		if err != nil {
+	for _, name := range names {
+		number, ok := strings.CutPrefix(name, "loop")
+		minor, err := strconv.ParseUint(number, 10, 20)
+		if !ok || err != nil {
 			continue // Not a name that the loop driver gives.
 		}
-		minors = append(minors, uint32(minor))
+		if _, err := os.Lstat(s.path("block", name, "loop")); err == nil {
+			minors = append(minors, uint32(minor))
+		}
 	}
+	slices.Sort(minors)
 	return minors, nil
 }
 
