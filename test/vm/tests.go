@@ -62,7 +62,7 @@ func (g *Guest) TestWith(t testing.TB, environment []string, name string, args .
 func (g *Guest) putTests(ctx context.Context, t testing.TB, name string) (path string) {
 	t.Helper()
 	binary := filepath.Join(t.TempDir(), "tests")
-	must(t, build(ctx, binary, "test", "-c", module+name))
+	must(t, build(ctx, binary, "test", "-c", "-tags=crash", module+name))
 	path = "/tmp/" + filepath.Base(name) + ".test"
 	must(t, g.Put(ctx, binary, path))
 	return path
