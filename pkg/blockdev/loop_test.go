@@ -241,6 +241,7 @@ func TestWhatAUserChangedIsSetBack(t *testing.T) {
 	})
 	for name, change := range map[string]func(loop *os.File) error{
 		"part":       func(loop *os.File) error { return setStatus(loop, unix.LoopInfo64{Offset: 4096, Sizelimit: 8192}, "") },
+		"nothing":    func(loop *os.File) error { return setStatus(loop, unix.LoopInfo64{Offset: 8 * rig.MiB}, "") },
 		"label":      func(loop *os.File) error { return setStatus(loop, unix.LoopInfo64{}, "rawblock:another") },
 		"end":        func(loop *os.File) error { return setStatus(loop, unix.LoopInfo64{Flags: unix.LO_FLAGS_AUTOCLEAR}, "") },
 		"block size": func(loop *os.File) error { return linux.SetLoopBlockSize(loop, 4096) },
@@ -271,28 +272,25 @@ func TestWhatAUserChangedIsSetBack(t *testing.T) {
 
 // Partitions that a pod has the kernel make of its volume are devices of the host.
 func TestPartitionsOfAVolumeAreForgotten(t *testing.T) {
-	file, loops := backing(t, 4*rig.MiB), blockdev.NewLoops(sysfs)
-	device, _, err := loops.Attach(file, blockdev.LoopOptions{BlockSize: 512})
-	rig.Must(t, err)
-	path := linux.LoopPath(device.Number().Minor)
-	device.Close()
-	t.Cleanup(func() {
-		_, err := loops.Detach(context.WithoutCancel(t.Context()), file)
-		rig.Must(t, err)
-	})
-	loop, err := os.OpenFile(path, os.O_RDWR, 0)
-	rig.Must(t, err)
-	defer loop.Close()
-	rig.Must(t, setStatus(loop, unix.LoopInfo64{Flags: unix.LO_FLAGS_PARTSCAN}, ""))
-	// The kernel makes it, where it is built to read tables of partitions.
-	rig.Must(t, linux.AddPartition(loop, 1, rig.MiB, rig.MiB))
-	if found, err := sysfs.Partitions(open(t, path).Number()); err != nil || len(found) != 1 {
-		t.Fatalf("the pod got %v (%v)", found, err)
-	}
-	device, _, err = loops.Attach(file, blockdev.LoopOptions{BlockSize: 512})
-	rig.Must(t, err)
-	defer device.Close()
-	if found, err := sysfs.Partitions(device.Number()); err != nil || len(found) != 0 {
-		t.Errorf("the host has %v (%v)", found, err)
+	for name, flags := range map[string]uint32{"read from the content": unix.LO_FLAGS_PARTSCAN, "told to the kernel": 0} {
+		t.Run(name, func(t *testing.T) {
+			file, loops := backing(t, 4*rig.MiB), blockdev.NewLoops(sysfs)
+			device := attach(t, loops, file, 512)
+			path := linux.LoopPath(device.Number().Minor)
+			device.Close()
+			loop, err := os.OpenFile(path, os.O_RDWR, 0)
+			rig.Must(t, err)
+			defer loop.Close()
+			rig.Must(t, setStatus(loop, unix.LoopInfo64{Flags: flags}, ""))
+			// With the flag the kernel makes it, where it is built to read tables of partitions.
+			rig.Must(t, linux.AddPartition(loop, 1, rig.MiB, rig.MiB))
+			if found, err := sysfs.Partitions(open(t, path).Number()); err != nil || len(found) != 1 {
+				t.Fatalf("the pod got %v (%v)", found, err)
+			}
+			attach(t, loops, file, 512).Close()
+			if found, err := sysfs.Partitions(device.Number()); err != nil || len(found) != 0 {
+				t.Errorf("the host has %v (%v)", found, err)
+			}
+		})
 	}
 }

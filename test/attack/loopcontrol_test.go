@@ -16,16 +16,18 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
 	"github.com/rawblock-csi/rawblock-csi/test/rig"
 )
 
 // control is something that whoever has a loop device open can ask of its driver
-// (lo_ioctl in the kernel's drivers/block/loop.c), with a file of his own.
+// (lo_ioctl in the kernel's drivers/block/loop.c), or of the block layer, with a file of his
+// own.
 type control struct {
 	name string
 	// open says that every user may, never that nobody may while the device is set up.
-	// Else it takes a descriptor for writing, or CAP_SYS_ADMIN.
-	open, never bool
+	// Else it takes a descriptor for writing, or CAP_SYS_ADMIN; with admin that alone.
+	open, never, admin bool
 	// views says that it is for read-only loop devices alone.
 	views bool
 	do    func(device, file int) error
@@ -42,12 +44,17 @@ var controls = []control{
 	{name: "LOOP_SET_STATUS, offset", do: func(device, _ int) error { return setOldOffset(device, 4096) }},
 	setsStatus("label", func(s *unix.LoopInfo64) { copy(s.File_name[:], "rawblock:files/"+victimName+"\x00") }),
 	setsStatus("offset", func(s *unix.LoopInfo64) { s.Offset = 4096 }),
+	setsStatus("offset behind the end", func(s *unix.LoopInfo64) { s.Offset = 2 * volumeSize }),
 	setsStatus("size limit", func(s *unix.LoopInfo64) { s.Sizelimit = 4096 }),
 	setsStatus("PARTSCAN", func(s *unix.LoopInfo64) { s.Flags |= unix.LO_FLAGS_PARTSCAN }),
 	setsStatus("AUTOCLEAR", func(s *unix.LoopInfo64) { s.Flags |= unix.LO_FLAGS_AUTOCLEAR }),
 	{name: "LOOP_SET_CAPACITY", do: func(device, _ int) error { return unix.IoctlSetInt(device, unix.LOOP_SET_CAPACITY, 0) }},
 	{name: "LOOP_SET_DIRECT_IO", do: func(device, _ int) error { return unix.IoctlSetInt(device, unix.LOOP_SET_DIRECT_IO, 0) }},
 	{name: "LOOP_SET_BLOCK_SIZE", do: func(device, _ int) error { return unix.IoctlSetInt(device, unix.LOOP_SET_BLOCK_SIZE, 4096) }},
+	{name: "BLKPG", admin: true, do: func(device, _ int) error {
+		disk := os.NewFile(uintptr(device), "the device")
+		return linux.AddPartition(disk, 1, rig.MiB, rig.MiB)
+	}},
 }
 
 func setsStatus(what string, change func(*unix.LoopInfo64)) control {
@@ -110,7 +117,7 @@ func (s standing) String() string {
 
 // may reports whether the kernel lets him.
 func (c control) may(s standing, view bool) bool {
-	return !c.never && (view || !c.views) && (c.open || s.write || s.admin)
+	return !c.never && (view || !c.views) && (c.open || s.admin || s.write && !c.admin)
 }
 
 // try has an attacker do it to the device at a target.
