@@ -294,3 +294,56 @@ func TestPartitionsOfAVolumeAreForgotten(t *testing.T) {
 		})
 	}
 }
+
+// A device that cannot have direct I/O has it no less than when it was attached.
+func TestLoopDeviceWithoutDirectIO(t *testing.T) {
+	rig.RequireRoot(t)
+	for name, mount := range map[string]func(dir string){
+		"a filesystem without it": func(dir string) { rig.Must(t, unix.Mount("rawblock-test", dir, "ramfs", 0, "")) },
+		"a disk of larger blocks": func(dir string) {
+			disk := rig.NewDiskWithBlockSize(t, 16*rig.MiB, 4096).Mount(t, "ext4")
+			rig.Must(t, unix.Mount(disk, dir, "", unix.MS_BIND, ""))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir, loops, options := t.TempDir(), blockdev.NewLoops(sysfs), blockdev.LoopOptions{BlockSize: 512}
+			mount(dir)
+			t.Cleanup(func() { rig.Must(t, unix.Unmount(dir, unix.MNT_DETACH)) })
+			file, err := os.Create(filepath.Join(dir, "data"))
+			rig.Must(t, err)
+			defer file.Close()
+			rig.Must(t, file.Truncate(rig.MiB))
+			device, direct, err := loops.Attach(file, options)
+			rig.Must(t, err)
+			device.Close()
+			if _, changes, err := loops.Changes(file, options); err != nil || direct || len(changes) != 0 {
+				t.Errorf("direct I/O: %t; changed: %q, %v", direct, changes, err)
+			}
+			_, err = loops.Detach(t.Context(), file)
+			rig.Must(t, err)
+		})
+	}
+}
+
+// What is not there, or goes once somebody closes it, nobody has changed. One that is
+// published, or held, does not go.
+func TestChangesOfALoopDeviceThatGoes(t *testing.T) {
+	file, loops, options := backing(t, rig.MiB), blockdev.NewLoops(sysfs), blockdev.LoopOptions{Label: "rawblock-test", BlockSize: 512}
+	wantChanges := func(when string, count int) {
+		t.Helper()
+		if path, changes, err := loops.Changes(file, options); err != nil || len(changes) != count {
+			t.Errorf("%s, of %q is told %q, %v", when, path, changes, err)
+		}
+	}
+	wantChanges("before it is attached", 0)
+	device := attach(t, loops, file, 512)
+	defer device.Close()
+	wantChanges("attached", 0)
+	_, err := loops.Detach(t.Context(), file)
+	rig.Must(t, err)
+	wantChanges("going", 0)
+	hold, err := device.Hold("test")
+	rig.Must(t, err)
+	wantChanges("held", 1)
+	rig.Must(t, sysfs.ReleaseLoop(hold))
+}

@@ -12,6 +12,73 @@ import (
 	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
 )
 
+// Changes returns the device over an open file, and in words what its users have changed of
+// what Attach makes with the options; each follows the name of the device in a sentence.
+// There is nothing to say of its label, on which nothing depends, nor of a device that is not
+// there, or is about to go since nobody was given it. Nothing is set back.
+//
+// Errors: volume.ErrInUse where there are several.
+func (l *Loops) Changes(file linux.Descriptor, options LoopOptions) (path string, changes []string, err error) {
+	device, status, err := l.open(file)
+	if device == nil || err != nil {
+		return "", nil, err
+	}
+	defer device.Close()
+	path = linux.LoopPath(device.number.Minor)
+	if changes, err = device.describeChanges(file, status, options); err != nil {
+		return path, nil, fmt.Errorf("see what users of %s have changed: %w", path, err)
+	}
+	return path, changes, nil
+}
+
+func (d *Device) describeChanges(file linux.Descriptor, status linux.LoopStatus, options LoopOptions) ([]string, error) {
+	if status.Ends {
+		// Detach marks it too, where somebody has it open.
+		if err := d.CheckUnexposed(); !errors.Is(err, volume.ErrInUse) {
+			return nil, err
+		}
+	}
+	if !status.DirectIO {
+		can, err := d.sysfs.canDirectIO(file, status.Backing.Device, options.BlockSize)
+		if err != nil {
+			return nil, err
+		}
+		status.DirectIO = !can // Without it, the device is what Attach makes.
+	}
+	changes, err := d.changes(&status, options)
+	if err != nil {
+		return nil, err
+	}
+	var texts []string
+	for _, change := range changes {
+		if change.what != "" {
+			texts = append(texts, change.what)
+		}
+	}
+	return texts, nil
+}
+
+// canDirectIO reports whether the kernel gives direct I/O to a loop device over a file on a
+// device, with blocks of a size (lo_can_use_dio in the kernel's drivers/block/loop.c).
+func (s Sysfs) canDirectIO(file linux.Descriptor, on linux.DeviceNumber, blockSize uint32) (bool, error) {
+	least, err := linux.DirectIOBlock(file)
+	if errors.Is(err, syscall.EINVAL) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	if least != 0 || on.Major == 0 { // A filesystem on no device, or on several, as btrfs is.
+		return least <= blockSize, nil
+	}
+	disk, err := s.disk(on)
+	if err != nil {
+		return false, err
+	}
+	size, err := readNumber(disk, "queue/logical_block_size")
+	return size <= uint64(blockSize), err
+}
+
 // setBack makes the device again what Attach makes.
 func (d *Device) setBack(status *linux.LoopStatus, options LoopOptions) error {
 	changes, err := d.changes(status, options)
