@@ -107,10 +107,20 @@ func (d *Device) presentSize() (uint64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("size of device %s: %w", d.number, err)
 	}
-	if size == 0 {
+	if size == 0 && !d.showsPart() {
 		return 0, fmt.Errorf("%w: the device %s has gone or has no medium: its size is 0", volume.ErrNotFound, d)
 	}
 	return size, nil
+}
+
+// showsPart reports whether the device is a loop device that is set up to show a part of its
+// file.
+func (d *Device) showsPart() bool {
+	if !d.IsLoop() {
+		return false
+	}
+	status, err := linux.StatusOfLoop(d.file)
+	return err == nil && !status.Whole()
 }
 
 func (d *Device) gone(err error) error {
@@ -144,7 +154,8 @@ func (d *Device) Number() linux.DeviceNumber { return d.number }
 // other. It is 0 on kernels before 5.15, which have none.
 func (d *Device) DiskSeq() uint64 { return d.seq }
 
-// Size is the size of the device in bytes when it was opened; it is never 0.
+// Size is the size of the device in bytes when it was opened; it is 0 only of a loop device
+// whose user has it begin behind the end of its file.
 func (d *Device) Size() uint64 { return d.size }
 
 // ReadOnly reports whether the device refuses all writes, whoever makes them.

@@ -105,61 +105,6 @@ func (d *Device) adopt(file linux.FileInfo, options LoopOptions) (linux.LoopStat
 	return status, d.refresh(file.Size)
 }
 
-// setBack makes the device again what Attach makes.
-func (d *Device) setBack(status *linux.LoopStatus, options LoopOptions) error {
-	if status.Ends || !status.Whole() || status.Label != options.kept() {
-		// Also where it was detached while someone had it open.
-		if err := linux.ResetLoop(d.file, options.Label); err != nil {
-			return err
-		}
-	}
-	if err := d.setBackIO(status, options.BlockSize); err != nil {
-		return err
-	}
-	if status.PartScan {
-		return d.forgetPartitions()
-	}
-	return nil
-}
-
-// setBackIO gives the device its block size and direct I/O again.
-func (d *Device) setBackIO(status *linux.LoopStatus, want uint32) error {
-	blockSize, err := linux.LogicalBlockSize(d.file)
-	if err != nil {
-		return err
-	}
-	if blockSize != want {
-		if err := linux.SetLoopBlockSize(d.file, want); err != nil {
-			return fmt.Errorf("%w: its blocks have %d bytes instead of %d; end the programs that use it: %w", volume.ErrInUse, blockSize, want, err)
-		}
-	}
-	if status.DirectIO {
-		return nil
-	}
-	// Not every filesystem can, which Attach tells.
-	err = linux.SetLoopDirectIO(d.file)
-	if errors.Is(err, syscall.EINVAL) {
-		return nil
-	}
-	status.DirectIO = err == nil
-	return err
-}
-
-// forgetPartitions has the kernel forget the partitions that it has made of what stands
-// in the device, as whoever writes to it may ask for: they would be devices of the host.
-func (d *Device) forgetPartitions() error {
-	partitions, err := d.sysfs.Partitions(d.number)
-	if err != nil {
-		return err
-	}
-	for _, partition := range partitions {
-		if err := linux.DeletePartition(d.file, partition.Index); err != nil {
-			return fmt.Errorf("%w: %s is partition %d of a volume; see what uses it: %w", volume.ErrInUse, partition.Number, partition.Index, err)
-		}
-	}
-	return nil
-}
-
 // kept is what the kernel keeps of the label.
 func (o LoopOptions) kept() string { return o.Label[:min(len(o.Label), linux.MaxLoopLabel)] }
 
@@ -181,19 +126,34 @@ func (d *Device) refresh(want uint64) error {
 
 // Find opens the device over an open file, if there is one.
 func (l *Loops) Find(file linux.Descriptor) (device *Device, found bool, err error) {
+	device, _, err = l.open(file)
+	return device, device != nil, err
+}
+
+// open opens the device over a file, nil where there is none, and returns its status.
+func (l *Loops) open(file linux.Descriptor) (*Device, linux.LoopStatus, error) {
 	info, err := linux.Stat(file)
 	if err != nil {
-		return nil, false, err
+		return nil, linux.LoopStatus{}, err
 	}
 	minor, found, err := l.find(file, info.ID)
 	if err != nil || !found {
-		return nil, false, err
+		return nil, linux.LoopStatus{}, err
 	}
-	device, err = Open(linux.LoopPath(minor), l.sysfs)
+	device, err := Open(linux.LoopPath(minor), l.sysfs)
 	if errors.Is(err, volume.ErrNotFound) {
-		return nil, false, nil
+		return nil, linux.LoopStatus{}, nil
 	}
-	return device, err == nil, err
+	if err != nil {
+		return nil, linux.LoopStatus{}, err
+	}
+	status, err := linux.StatusOfLoop(device.file)
+	if err != nil || status.Backing != info.ID {
+		device.Close() // It has ended, and may show another file by now.
+		return nil, linux.LoopStatus{}, ignoreUnset(err)
+	}
+	l.remember(info.ID, minor)
+	return device, status, nil
 }
 
 // Detach ends the device over an open file. Where somebody has it open (inUse),

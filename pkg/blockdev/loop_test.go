@@ -241,6 +241,7 @@ func TestWhatAUserChangedIsSetBack(t *testing.T) {
 	})
 	for name, change := range map[string]func(loop *os.File) error{
 		"part":       func(loop *os.File) error { return setStatus(loop, unix.LoopInfo64{Offset: 4096, Sizelimit: 8192}, "") },
+		"nothing":    func(loop *os.File) error { return setStatus(loop, unix.LoopInfo64{Offset: 8 * rig.MiB}, "") },
 		"label":      func(loop *os.File) error { return setStatus(loop, unix.LoopInfo64{}, "rawblock:another") },
 		"end":        func(loop *os.File) error { return setStatus(loop, unix.LoopInfo64{Flags: unix.LO_FLAGS_AUTOCLEAR}, "") },
 		"block size": func(loop *os.File) error { return linux.SetLoopBlockSize(loop, 4096) },
@@ -271,28 +272,78 @@ func TestWhatAUserChangedIsSetBack(t *testing.T) {
 
 // Partitions that a pod has the kernel make of its volume are devices of the host.
 func TestPartitionsOfAVolumeAreForgotten(t *testing.T) {
-	file, loops := backing(t, 4*rig.MiB), blockdev.NewLoops(sysfs)
-	device, _, err := loops.Attach(file, blockdev.LoopOptions{BlockSize: 512})
-	rig.Must(t, err)
-	path := linux.LoopPath(device.Number().Minor)
-	device.Close()
-	t.Cleanup(func() {
-		_, err := loops.Detach(context.WithoutCancel(t.Context()), file)
-		rig.Must(t, err)
-	})
-	loop, err := os.OpenFile(path, os.O_RDWR, 0)
-	rig.Must(t, err)
-	defer loop.Close()
-	rig.Must(t, setStatus(loop, unix.LoopInfo64{Flags: unix.LO_FLAGS_PARTSCAN}, ""))
-	// The kernel makes it, where it is built to read tables of partitions.
-	rig.Must(t, linux.AddPartition(loop, 1, rig.MiB, rig.MiB))
-	if found, err := sysfs.Partitions(open(t, path).Number()); err != nil || len(found) != 1 {
-		t.Fatalf("the pod got %v (%v)", found, err)
+	for name, flags := range map[string]uint32{"read from the content": unix.LO_FLAGS_PARTSCAN, "told to the kernel": 0} {
+		t.Run(name, func(t *testing.T) {
+			file, loops := backing(t, 4*rig.MiB), blockdev.NewLoops(sysfs)
+			device := attach(t, loops, file, 512)
+			path := linux.LoopPath(device.Number().Minor)
+			device.Close()
+			loop, err := os.OpenFile(path, os.O_RDWR, 0)
+			rig.Must(t, err)
+			defer loop.Close()
+			rig.Must(t, setStatus(loop, unix.LoopInfo64{Flags: flags}, ""))
+			// With the flag the kernel makes it, where it is built to read tables of partitions.
+			rig.Must(t, linux.AddPartition(loop, 1, rig.MiB, rig.MiB))
+			if found, err := sysfs.Partitions(open(t, path).Number()); err != nil || len(found) != 1 {
+				t.Fatalf("the pod got %v (%v)", found, err)
+			}
+			attach(t, loops, file, 512).Close()
+			if found, err := sysfs.Partitions(device.Number()); err != nil || len(found) != 0 {
+				t.Errorf("the host has %v (%v)", found, err)
+			}
+		})
 	}
-	device, _, err = loops.Attach(file, blockdev.LoopOptions{BlockSize: 512})
-	rig.Must(t, err)
+}
+
+// A device that cannot have direct I/O has it no less than when it was attached.
+func TestLoopDeviceWithoutDirectIO(t *testing.T) {
+	rig.RequireRoot(t)
+	for name, mount := range map[string]func(dir string){
+		"a filesystem without it": func(dir string) { rig.Must(t, unix.Mount("rawblock-test", dir, "ramfs", 0, "")) },
+		"a disk of larger blocks": func(dir string) {
+			disk := rig.NewDiskWithBlockSize(t, 16*rig.MiB, 4096).Mount(t, "ext4")
+			rig.Must(t, unix.Mount(disk, dir, "", unix.MS_BIND, ""))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir, loops, options := t.TempDir(), blockdev.NewLoops(sysfs), blockdev.LoopOptions{BlockSize: 512}
+			mount(dir)
+			t.Cleanup(func() { rig.Must(t, unix.Unmount(dir, unix.MNT_DETACH)) })
+			file, err := os.Create(filepath.Join(dir, "data"))
+			rig.Must(t, err)
+			defer file.Close()
+			rig.Must(t, file.Truncate(rig.MiB))
+			device, direct, err := loops.Attach(file, options)
+			rig.Must(t, err)
+			device.Close()
+			if _, changes, err := loops.Changes(file, options); err != nil || direct || len(changes) != 0 {
+				t.Errorf("direct I/O: %t; changed: %q, %v", direct, changes, err)
+			}
+			_, err = loops.Detach(t.Context(), file)
+			rig.Must(t, err)
+		})
+	}
+}
+
+// What is not there, or goes once somebody closes it, nobody has changed. One that is
+// published, or held, does not go.
+func TestChangesOfALoopDeviceThatGoes(t *testing.T) {
+	file, loops, options := backing(t, rig.MiB), blockdev.NewLoops(sysfs), blockdev.LoopOptions{Label: "rawblock-test", BlockSize: 512}
+	wantChanges := func(when string, count int) {
+		t.Helper()
+		if path, changes, err := loops.Changes(file, options); err != nil || len(changes) != count {
+			t.Errorf("%s, of %q is told %q, %v", when, path, changes, err)
+		}
+	}
+	wantChanges("before it is attached", 0)
+	device := attach(t, loops, file, 512)
 	defer device.Close()
-	if found, err := sysfs.Partitions(device.Number()); err != nil || len(found) != 0 {
-		t.Errorf("the host has %v (%v)", found, err)
-	}
+	wantChanges("attached", 0)
+	_, err := loops.Detach(t.Context(), file)
+	rig.Must(t, err)
+	wantChanges("going", 0)
+	hold, err := device.Hold("test")
+	rig.Must(t, err)
+	wantChanges("held", 1)
+	rig.Must(t, sysfs.ReleaseLoop(hold))
 }

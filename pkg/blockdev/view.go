@@ -116,11 +116,11 @@ func (d *Device) RestoreView(base *Device, owner string) error {
 	if err != nil {
 		return fmt.Errorf("block size of %s: %w", base, err)
 	}
-	if err := d.setBackIO(&status, blockSize); err != nil {
+	// The flag for partitions stays for as long as the view does.
+	if err := d.setBack(&status, LoopOptions{Label: viewPrefix + owner, BlockSize: blockSize}); err != nil {
 		return fmt.Errorf("set back what a user of %s has changed: %w", d, err)
 	}
-	// The flag for partitions stays for as long as the view does.
-	return d.forgetPartitions()
+	return nil
 }
 
 // Shown returns the number of what the device shows: of the device below a read-only

@@ -38,6 +38,23 @@ func IsReadOnly(file Descriptor) (bool, error) {
 	return st.Flags&unix.ST_RDONLY != 0, nil
 }
 
+// DirectIOBlock returns the size in bytes of the smallest blocks that a regular file is read
+// and written in past the page cache (O_DIRECT): 0 where the kernel does not say it, as before
+// Linux 6.1 (statx(2), STATX_DIOALIGN). Nothing is read. Errors: EINVAL where the filesystem
+// cannot do so at all.
+func DirectIOBlock(file Descriptor) (uint32, error) {
+	direct, err := openAt(unix.AT_FDCWD, descriptorPath(file), file.Name(), unix.O_RDONLY|unix.O_DIRECT)
+	if err != nil {
+		return 0, err
+	}
+	defer direct.Close()
+	var st unix.Statx_t
+	if err := unix.Statx(direct.fd, "", unix.AT_EMPTY_PATH, unix.STATX_DIOALIGN, &st); err != nil {
+		return 0, &os.PathError{Op: "statx", Path: file.Name(), Err: err}
+	}
+	return st.Dio_offset_align, nil
+}
+
 // OpenFile opens a file or device for reading, or for reading and writing.
 func OpenFile(path string, forWriting bool) (*File, error) {
 	flags := unix.O_RDONLY

@@ -40,6 +40,7 @@ const (
 	IOStalled       Reason = "IOStalled"
 	MappingFailed   Reason = "MappingFailed"
 	BackingDeleted  Reason = "BackingDeleted"
+	DeviceChanged   Reason = "DeviceChanged"
 	NVMeSpareLow    Reason = "NVMeSpareLow"
 	NVMeTemperature Reason = "NVMeTemperature"
 	NVMeUnreliable  Reason = "NVMeUnreliable"
@@ -73,7 +74,7 @@ const (
 func Reasons() []Reason {
 	return []Reason{
 		DeviceGone, DeviceReplaced, DeviceOffline, DeviceBlocked, DeviceReadOnly, SizeShrank, IOErrors, IOStalled,
-		MappingFailed, BackingDeleted, NVMeSpareLow, NVMeTemperature, NVMeUnreliable, NVMeReadOnly, NVMeUnprotected,
+		MappingFailed, BackingDeleted, DeviceChanged, NVMeSpareLow, NVMeTemperature, NVMeUnreliable, NVMeReadOnly, NVMeUnprotected,
 		NVMeWornOut, NVMeMediaErrors,
 		PoolFilling, PoolFull, PoolReadOnly, PoolErrors, RecordDamaged, DiskGone, DiskRefused, WipeFailing, ReclaimPending,
 		AttachmentLost, NotAnswering, CheckFailed,

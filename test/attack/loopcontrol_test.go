@@ -14,44 +14,55 @@ import (
 	"testing"
 	"unsafe"
 
+	"github.com/container-storage-interface/spec/lib/go/csi"
 	"golang.org/x/sys/unix"
 
+	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
+	"github.com/rawblock-csi/rawblock-csi/pkg/volume"
 	"github.com/rawblock-csi/rawblock-csi/test/rig"
 )
 
 // control is something that whoever has a loop device open can ask of its driver
-// (lo_ioctl in the kernel's drivers/block/loop.c), with a file of his own.
+// (lo_ioctl in the kernel's drivers/block/loop.c), or of the block layer, with a file of his
+// own.
 type control struct {
 	name string
 	// open says that every user may, never that nobody may while the device is set up.
-	// Else it takes a descriptor for writing, or CAP_SYS_ADMIN.
-	open, never bool
+	// Else it takes a descriptor for writing, or CAP_SYS_ADMIN; with admin that alone.
+	open, never, admin bool
 	// views says that it is for read-only loop devices alone.
 	views bool
+	// tells is what the health of a volume then says of its device.
+	tells string
 	do    func(device, file int) error
 }
 
 // controls are the rows of docs/explanation/loop-control.md.
 var controls = []control{
-	{name: "LOOP_CLR_FD", open: true, do: func(device, _ int) error { return unix.IoctlSetInt(device, unix.LOOP_CLR_FD, 0) }},
+	{name: "LOOP_CLR_FD", open: true, tells: "is marked to end", do: func(device, _ int) error { return unix.IoctlSetInt(device, unix.LOOP_CLR_FD, 0) }},
 	{name: "LOOP_SET_FD", never: true, do: func(device, file int) error { return unix.IoctlSetInt(device, unix.LOOP_SET_FD, file) }},
 	{name: "LOOP_CHANGE_FD", open: true, views: true, do: func(device, file int) error { return unix.IoctlSetInt(device, loopChangeFD, file) }},
 	{name: "LOOP_CONFIGURE", never: true, do: func(device, file int) error {
 		return unix.IoctlLoopConfigure(device, &unix.LoopConfig{Fd: uint32(file)})
 	}},
-	{name: "LOOP_SET_STATUS, offset", do: func(device, _ int) error { return setOldOffset(device, 4096) }},
-	setsStatus("label", func(s *unix.LoopInfo64) { copy(s.File_name[:], "rawblock:files/"+victimName+"\x00") }),
-	setsStatus("offset", func(s *unix.LoopInfo64) { s.Offset = 4096 }),
-	setsStatus("size limit", func(s *unix.LoopInfo64) { s.Sizelimit = 4096 }),
-	setsStatus("PARTSCAN", func(s *unix.LoopInfo64) { s.Flags |= unix.LO_FLAGS_PARTSCAN }),
-	setsStatus("AUTOCLEAR", func(s *unix.LoopInfo64) { s.Flags |= unix.LO_FLAGS_AUTOCLEAR }),
+	{name: "LOOP_SET_STATUS, offset", tells: "shows only a part", do: func(device, _ int) error { return setOldOffset(device, 4096) }},
+	setsStatus("label", "", func(s *unix.LoopInfo64) { copy(s.File_name[:], "rawblock:files/"+victimName+"\x00") }),
+	setsStatus("offset", "shows only a part", func(s *unix.LoopInfo64) { s.Offset = 4096 }),
+	setsStatus("offset behind the end", "shows only a part", func(s *unix.LoopInfo64) { s.Offset = 2 * volumeSize }),
+	setsStatus("size limit", "shows only a part", func(s *unix.LoopInfo64) { s.Sizelimit = 4096 }),
+	setsStatus("PARTSCAN", "", func(s *unix.LoopInfo64) { s.Flags |= unix.LO_FLAGS_PARTSCAN }),
+	setsStatus("AUTOCLEAR", "is marked to end", func(s *unix.LoopInfo64) { s.Flags |= unix.LO_FLAGS_AUTOCLEAR }),
 	{name: "LOOP_SET_CAPACITY", do: func(device, _ int) error { return unix.IoctlSetInt(device, unix.LOOP_SET_CAPACITY, 0) }},
-	{name: "LOOP_SET_DIRECT_IO", do: func(device, _ int) error { return unix.IoctlSetInt(device, unix.LOOP_SET_DIRECT_IO, 0) }},
-	{name: "LOOP_SET_BLOCK_SIZE", do: func(device, _ int) error { return unix.IoctlSetInt(device, unix.LOOP_SET_BLOCK_SIZE, 4096) }},
+	{name: "LOOP_SET_DIRECT_IO", tells: "the page cache of the node", do: func(device, _ int) error { return unix.IoctlSetInt(device, unix.LOOP_SET_DIRECT_IO, 0) }},
+	{name: "LOOP_SET_BLOCK_SIZE", tells: "has blocks of 4096 bytes instead of 512", do: func(device, _ int) error { return unix.IoctlSetInt(device, unix.LOOP_SET_BLOCK_SIZE, 4096) }},
+	{name: "BLKPG", admin: true, tells: "has partitions", do: func(device, _ int) error {
+		disk := os.NewFile(uintptr(device), "the device")
+		return linux.AddPartition(disk, 1, rig.MiB, rig.MiB)
+	}},
 }
 
-func setsStatus(what string, change func(*unix.LoopInfo64)) control {
-	return control{name: "LOOP_SET_STATUS64, " + what, do: func(device, _ int) error {
+func setsStatus(what, tells string, change func(*unix.LoopInfo64)) control {
+	return control{name: "LOOP_SET_STATUS64, " + what, tells: tells, do: func(device, _ int) error {
 		status, err := unix.IoctlLoopGetStatus64(device)
 		if err != nil {
 			return err
@@ -110,7 +121,7 @@ func (s standing) String() string {
 
 // may reports whether the kernel lets him.
 func (c control) may(s standing, view bool) bool {
-	return !c.never && (view || !c.views) && (c.open || s.write || s.admin)
+	return !c.never && (view || !c.views) && (c.open || s.admin || s.write && !c.admin)
 }
 
 // try has an attacker do it to the device at a target.
@@ -190,6 +201,7 @@ func TestAttackLoopControl(t *testing.T) {
 				mine = use(t, attacker, "attacker")
 			}
 			number, before, file := deviceAt(t, theirs), factsOf(t, mine, view), bait(t, volumeSize)
+			wantTold(t, node, attacker, "")
 			for _, c := range controls {
 				for _, s := range []standing{{false, false}, {false, true}, {true, false}, {true, true}} {
 					t.Run(c.name+", "+s.String(), func(t *testing.T) {
@@ -198,16 +210,39 @@ func TestAttackLoopControl(t *testing.T) {
 							t.Errorf("the kernel says %v, want that he may: %t", err, may)
 						}
 						holds(t, theirs, number)
+						tells := ""
+						if err == nil && !view {
+							tells = c.tells
+						}
+						wantTold(t, node, attacker, tells)
 						rig.Must(t, attacker.Stage(ctx))
 						rig.Must(t, again(ctx, mine))
 						if got := factsOf(t, mine, view); got != before {
 							t.Errorf("it is not set back:\n%+v, was\n%+v", got, before)
 						}
+						wantTold(t, node, attacker, "")
 						holds(t, theirs, number)
 					})
 				}
 			}
 		})
+	}
+}
+
+// wantTold fails the test unless the health of a volume says in one condition what its user
+// has changed of its device: with "", that he has changed nothing.
+func wantTold(t *testing.T, node node, vol *rig.Volume, what string) {
+	t.Helper()
+	response, err := node.NodeGetVolumeHealth(rig.Context(t), &csi.NodeGetVolumeHealthRequest{VolumeId: vol.ID})
+	rig.Must(t, err)
+	var told []string
+	for _, entry := range response.GetVolumeHealth().GetHealthStatuses() {
+		if entry.GetReason() == string(volume.DeviceChanged) && entry.GetStatus() == csi.VolumeHealthErrorType_DEGRADED {
+			told = append(told, entry.GetMessage())
+		}
+	}
+	if what == "" && len(told) != 0 || what != "" && (len(told) != 1 || !strings.Contains(told[0], what) || !strings.Contains(told[0], "/dev/loop")) {
+		t.Errorf("its health tells %q of what was changed, want %q", told, what)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -42,7 +43,28 @@ func (p *Pool) VolumeHealth(_ context.Context, name string) ([]volume.Condition,
 		return []volume.Condition{p.unreadable(name, err)}, devices, nil
 	}
 	found, err := p.filesystem(devices, r.Thin && info.Allocated < info.Size)
-	return found, devices, err
+	return append(found, p.changed(name, r)...), devices, err
+}
+
+// changed returns what a pod has changed of the device of a volume, which it has.
+func (p *Pool) changed(name string, r record) []volume.Condition {
+	data, err := linux.OpenPath(p.volume(name).data())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // It was deleted meanwhile.
+	}
+	if err != nil {
+		return []volume.Condition{p.unreadable(name, err)}
+	}
+	defer data.Close()
+	device, changes, err := p.loops.Changes(data, p.loopOptions(name, r))
+	if err != nil {
+		return []volume.Condition{p.condition(volume.Degraded, volume.CheckFailed, "the device of volume %s cannot be looked at: %v", name, err)}
+	}
+	if len(changes) == 0 {
+		return nil
+	}
+	return []volume.Condition{p.condition(volume.Degraded, volume.DeviceChanged,
+		"a user of volume %s has changed its loop device: %s %s; delete its pod: when the volume is published again, the device is set back", name, device, strings.Join(changes, ", and "))}
 }
 
 // unreadable is the condition of a volume that cannot be read.
