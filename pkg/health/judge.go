@@ -121,7 +121,8 @@ func (m *Monitor) judge(device Device, v *blockdev.Vitals) []volume.Condition {
 	if v.ReadOnly && device.Writable {
 		add(volume.Degraded, volume.DeviceReadOnly, "refuses writes; look in the kernel's log for why, and save the data: disks do so at the end of their life")
 	}
-	if h.size = max(h.size, v.Size); v.Size < h.size && !v.Partition {
+	// Who has a loop device open can have it show less, which loses nothing.
+	if h.size = max(h.size, v.Size); v.Size < h.size && !v.Partition && v.Backing == nil {
 		add(volume.DataLoss, volume.SizeShrank, "has %d bytes, and has had %d; what lay behind cannot be read: stop writing, and give the disk its size again where it comes from", v.Size, h.size)
 	}
 	if file := v.Backing; file != nil && file.Deleted {

@@ -311,6 +311,10 @@ func TestLoop(t *testing.T) {
 	must(t, os.Remove(file+" (deleted)"))
 	loop(file+" (deleted)").want(t, "7:0", found{volume.BackingDeleted: volume.DataLoss}, "shows the file "+file+", which has been deleted")
 	loop("/no/such/place").want(t, "7:0", nil)
+	shorter := loop(file)
+	shorter.want(t, "7:0", nil)
+	shorter.set(t, tree{"devices/virtual/block/loop0/size": "8\n"})
+	shorter.want(t, "7:0", nil)
 	must(t, os.Truncate(file, 4096))
 	loop(file).want(t, "7:0", found{volume.SizeShrank: volume.DataLoss}, "has 1048576 bytes, and its file "+file+" no more than 4096")
 }
