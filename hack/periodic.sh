@@ -21,12 +21,12 @@ suite() {
   echo "::: $name: $*"
   if ! "$@" >"$log" 2>&1; then
     state=FAILED
-  elif grep -qE '^\s*--- SKIP' "$log"; then
-    state="FAILED (skipped tests)"
+  elif grep -qE '^\s*--- SKIP|no tests to run' "$log"; then
+    state="FAILED (skipped or no tests)"
   fi
   if [[ $state != passed ]]; then
     failed=$((failed + 1))
-    grep -E '^\s*--- (FAIL|SKIP)|^FAIL' "$log" || tail -n 30 "$log"
+    grep -E '^\s*--- (FAIL|SKIP)|^FAIL|no tests to run' "$log" || tail -n 30 "$log"
   fi
   summary+=("$(printf '%-14s %-8s %5d passed %4d failed %6ds' "$name" "$state" \
     "$(grep -cE '^\s*--- PASS' "$log")" "$(grep -cE '^\s*--- FAIL' "$log")" $((SECONDS - start)))")

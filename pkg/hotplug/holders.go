@@ -128,7 +128,7 @@ func unknown(holder process.Holder) string {
 	case len(holder.Unknown) > 0:
 		return holder.Unknown[0]
 	default:
-		return "it does not tell what it has mapped"
+		return "it does not tell what it has open or mapped"
 	}
 }
 

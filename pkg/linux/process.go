@@ -63,16 +63,17 @@ func SharesDescriptors(pid, thread int) bool {
 	return err == nil && shares
 }
 
-// CheckInspectable returns an error where this process may not look into another: EPERM where
-// that one has more capabilities (ptrace(2), access mode checking), ESRCH where it has ended.
-// Where this process may not use kcmp(2) at all, nothing is known and none is returned.
+// CheckInspectable returns EPERM where this process is known not to be allowed to look into
+// another, which has more capabilities (ptrace(2), access mode checking). It waits while that
+// one executes a program and for that waits for a filesystem (exec_update_lock in the kernel's
+// kernel/kcmp.c).
 func CheckInspectable(pid int) error {
 	_, err := compareFiles(pid, pid)
-	if err == nil {
-		return nil
+	if !errors.Is(err, unix.EPERM) {
+		return nil //nolint:nilerr // Whether it is there, /proc tells: that can be another namespace's.
 	}
 	if _, own := compareFiles(os.Getpid(), os.Getpid()); own != nil {
-		return nil //nolint:nilerr // The kernel has none, or seccomp(2) forbids it.
+		return nil //nolint:nilerr // seccomp(2) forbids kcmp(2) altogether.
 	}
 	return err
 }

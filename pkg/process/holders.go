@@ -28,8 +28,8 @@ type Holder struct {
 	// of a file whose server does not answer. Where it is all, nobody knows whether the
 	// process holds the device.
 	Unknown []string
-	// Silent says that the kernel did not tell in time what it has mapped: its memory is
-	// being filled by a filesystem that hangs.
+	// Silent says that the kernel did not tell in time what it has open or mapped: its memory
+	// is being filled by a filesystem that hangs.
 	Silent bool
 }
 
@@ -88,33 +88,44 @@ type search struct {
 }
 
 func (s *search) look(pid int) (Holder, bool, error) {
-	if err := linux.CheckInspectable(pid); err != nil {
-		return Holder{}, false, wrap(pid, err)
-	}
 	found := Holder{PID: pid}
-	if err := s.descriptors(pid, &found); err != nil {
-		return Holder{}, false, err
-	}
-	if err := s.mappings(pid, &found); err != nil {
-		return Holder{}, false, err
+	err := s.table.limit.Run(fmt.Sprintf("access to %d", pid), func() error { return linux.CheckInspectable(pid) })
+	found.Silent = errors.Is(err, linux.ErrStuck)
+	switch {
+	case found.Silent: // Nor would anything else that is asked of it be answered.
+	case err != nil:
+		return Holder{}, false, wrap(pid, err)
+	default:
+		if err := s.descriptors(pid, &found); err != nil {
+			return Holder{}, false, err
+		}
+		if err := s.mappings(pid, &found); err != nil {
+			return Holder{}, false, err
+		}
 	}
 	if !found.IsKnown() && len(found.Unknown) == 0 && !found.Silent {
 		return Holder{}, false, nil
 	}
-	stat, err := s.table.stat(pid)
+	// Unlike stat, neither waits for the memory of the process.
+	command, err := s.table.read(pid, "comm")
 	if err != nil {
 		return Holder{}, false, err
 	}
 	if found.Container, err = s.table.ContainerOf(pid); err != nil {
 		return Holder{}, false, err
 	}
-	found.Command = stat.command
+	found.Command = strings.TrimSuffix(command, "\n")
 	return found, true, nil
 }
 
 // descriptors adds the nodes of the device that the process has open.
 func (s *search) descriptors(pid int, found *Holder) error {
-	tables, err := s.tables(pid)
+	// Whether threads share a table is not told while the process executes a program.
+	tables, err := linux.Ask(s.table.limit, fmt.Sprintf("threads of %d", pid), func() ([]string, error) { return s.tables(pid) })
+	if errors.Is(err, linux.ErrStuck) {
+		found.Silent = true
+		return nil
+	}
 	if err != nil {
 		return err
 	}

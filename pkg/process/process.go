@@ -93,9 +93,8 @@ func (t Table) StartTime(pid int) (uint64, error) {
 
 // stat is what /proc/PID/stat tells.
 type stat struct {
-	command string
-	parent  int
-	start   uint64
+	parent int
+	start  uint64
 }
 
 func (t Table) stat(pid int) (stat, error) {
@@ -119,7 +118,7 @@ func parseStat(text string) (stat, error) {
 	if len(fields) <= start {
 		return stat{}, fmt.Errorf("malformed stat of a process: %q", text)
 	}
-	found := stat{command: text[begin+1 : end]}
+	var found stat
 	var err error
 	if found.parent, err = strconv.Atoi(fields[parent]); err != nil {
 		return stat{}, fmt.Errorf("parent in the stat of a process: %w", err)

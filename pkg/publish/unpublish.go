@@ -33,13 +33,10 @@ func (p *Publisher) Unpublish(ctx context.Context, target Target) error {
 
 func (p *Publisher) takeDown(ctx context.Context, target Target) error {
 	records := p.records(target.VolumeID)
-	_, recorded, err := records.loops(viewRecord(target.Path), p.bootID)
-	if err != nil {
-		return err
-	}
+	_, recorded, unread := records.loops(viewRecord(target.Path), p.bootID)
 	// What is published for writing shows the device itself. It is read-only where the
 	// administrator made it so.
-	lost := !recorded && !records.isWritable(target.Path)
+	lost := unread == nil && !recorded && !records.isWritable(target.Path)
 	var views []blockdev.LoopID
 	place, err := p.roots.openPlace(target.Path)
 	if err == nil {
@@ -50,7 +47,7 @@ func (p *Publisher) takeDown(ctx context.Context, target Target) error {
 	} else {
 		err = fmt.Errorf("open the directory of target_path: %w", err)
 	}
-	if err != nil {
+	if err := errors.Join(err, unread); err != nil {
 		return err
 	}
 	if recorded {

@@ -7,6 +7,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -89,6 +93,15 @@ func TestAttackDescriptorOnDeadFilesystem(t *testing.T) {
 			t.Cleanup(f.end) // A process that ends waits for the server.
 			f.hang(t)
 		},
+		// The kernel lets nobody look into it meanwhile (exec_update_lock).
+		"a program begins, and closes a file whose FUSE server hangs": func(t *testing.T, _ func(string)) {
+			f := newFuse(t)
+			begin := openToExecute(t, f.file)
+			t.Cleanup(f.end)
+			f.hang(t)
+			begin()
+			f.hear(t)
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			manager, disk, container := newHotAttach(t), rig.NewDisk(t, rig.MiB), rig.NewContainer(t, oci.Config{})
@@ -119,6 +132,47 @@ func holdOpen(t *testing.T, path string) *exec.Cmd {
 	rig.Must(t, holder.Start())
 	t.Cleanup(func() { holder.Process.Kill(); holder.Wait() }) // It may have been killed.
 	return holder
+}
+
+// executorVariable has the test's program open the file of that name, and then execute
+// another.
+const executorVariable = "RAWBLOCK_TEST_EXECUTOR"
+
+// openToExecute starts a process of another container, as its cgroup says, that has a file
+// open, which it closes once begin has it execute another program.
+func openToExecute(t *testing.T, path string) (begin func()) {
+	t.Helper()
+	cgroup := "/sys/fs/cgroup"
+	if _, err := os.Stat(cgroup + "/cgroup.procs"); err != nil {
+		cgroup += "/pids" // Of version 1.
+	}
+	cgroup += "/" + strings.Repeat("0a", 32)
+	rig.Must(t, os.Mkdir(cgroup, 0o755))
+	t.Cleanup(func() { rig.Must(t, os.Remove(cgroup)) })
+	executor := exec.CommandContext(context.WithoutCancel(t.Context()), os.Args[0])
+	executor.Env = append(os.Environ(), executorVariable+"="+path)
+	orders, err := executor.StdinPipe()
+	rig.Must(t, err)
+	ready, err := executor.StdoutPipe()
+	rig.Must(t, err)
+	rig.Must(t, executor.Start())
+	t.Cleanup(func() { executor.Process.Kill(); executor.Wait() }) // It was killed.
+	_, err = ready.Read(make([]byte, 1))
+	rig.Must(t, err)
+	rig.Must(t, os.WriteFile(cgroup+"/cgroup.procs", []byte(strconv.Itoa(executor.Process.Pid)), 0o600))
+	return func() { rig.Must(t, orders.Close()) }
+}
+
+func executeAfterOpening(path string) int {
+	file, err := os.Open(path)
+	if err != nil {
+		panic(err)
+	}
+	os.Stdout.Write([]byte{0})
+	os.Stdin.Read(make([]byte, 1)) // Until it is closed.
+	err = syscall.Exec("/bin/sleep", []string{"sleep", "infinity"}, nil)
+	runtime.KeepAlive(file)
+	panic(err)
 }
 
 // Who has the device open by a node of his own on a filesystem that he then kills still has

@@ -21,5 +21,8 @@ func TestMain(m *testing.M) {
 	if os.Getenv(fuseVariable) != "" {
 		os.Exit(serveFuse())
 	}
+	if path := os.Getenv(executorVariable); path != "" {
+		os.Exit(executeAfterOpening(path))
+	}
 	rig.Main(m)
 }
