@@ -31,8 +31,8 @@ type history struct {
 	looked time.Time
 	// since is when each condition that there is now was first seen.
 	since map[volume.Reason]time.Time
-	// size is the largest that it has had. Of a partition it says nothing: what has
-	// its number now may be another.
+	// size is the largest that it, or the file that it shows, has had. Of a partition it
+	// says nothing: what has its number now may be another.
 	size uint64
 	// errors are the I/O errors that the kernel has logged.
 	errors ioErrors
@@ -121,14 +121,16 @@ func (m *Monitor) judge(device Device, v *blockdev.Vitals) []volume.Condition {
 	if v.ReadOnly && device.Writable {
 		add(volume.Degraded, volume.DeviceReadOnly, "refuses writes; look in the kernel's log for why, and save the data: disks do so at the end of their life")
 	}
-	// Who has a loop device open can have it show less, which loses nothing.
+	// Who has a loop device open can have it show less, which loses nothing: its file counts.
 	if h.size = max(h.size, v.Size); v.Size < h.size && !v.Partition && v.Backing == nil {
 		add(volume.DataLoss, volume.SizeShrank, "has %d bytes, and has had %d; what lay behind cannot be read: stop writing, and give the disk its size again where it comes from", v.Size, h.size)
 	}
 	if file := v.Backing; file != nil && file.Deleted {
 		add(volume.DataLoss, volume.BackingDeleted, "shows the file %s, which has been deleted; its data goes with the device: copy it now, from within the pod or from /dev/%s", file.Path, v.Name)
-	} else if file != nil && file.IsKnown && file.Size < v.Size {
-		add(volume.DataLoss, volume.SizeShrank, "has %d bytes, and its file %s no more than %d; what lay behind is lost: restore it from a copy", v.Size, file.Path, file.Size)
+	} else if file != nil && file.IsKnown {
+		if h.size = max(h.size, file.Size); file.Size < h.size {
+			add(volume.DataLoss, volume.SizeShrank, "shows the file %s, which has %d bytes, and has had %d; what lay behind is lost: restore it from a copy", file.Path, file.Size, h.size)
+		}
 	}
 	if errs := &h.errors; errs.count > 0 && now.Sub(errs.latest) <= errorTime {
 		add(volume.Degraded, volume.IOErrors, "has returned I/O errors: %d or more since %s, the last at %s (%s)%s; the kernel's log has more; copy the data and replace the disk, or what leads to it, if they go on",

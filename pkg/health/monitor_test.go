@@ -316,7 +316,13 @@ func TestLoop(t *testing.T) {
 	shorter.set(t, tree{"devices/virtual/block/loop0/size": "8\n"})
 	shorter.want(t, "7:0", nil)
 	must(t, os.Truncate(file, 4096))
-	loop(file).want(t, "7:0", found{volume.SizeShrank: volume.DataLoss}, "has 1048576 bytes, and its file "+file+" no more than 4096")
+	loop(file).want(t, "7:0", found{volume.SizeShrank: volume.DataLoss}, "shows the file "+file+", which has 4096 bytes, and has had 1048576")
+	must(t, os.Truncate(file, 2048*512))
+	refreshed := loop(file)
+	refreshed.want(t, "7:0", nil)
+	must(t, os.Truncate(file, 4096))
+	refreshed.set(t, tree{"devices/virtual/block/loop0/size": "8\n"})
+	refreshed.want(t, "7:0", found{volume.SizeShrank: volume.DataLoss}, "which has 4096 bytes, and has had 1048576")
 }
 
 // What is not looked at any more is forgotten.
