@@ -121,15 +121,17 @@ func (m *Monitor) judge(device Device, v *blockdev.Vitals) []volume.Condition {
 	if v.ReadOnly && device.Writable {
 		add(volume.Degraded, volume.DeviceReadOnly, "refuses writes; look in the kernel's log for why, and save the data: disks do so at the end of their life")
 	}
-	// Who has a loop device open can have it show less, which loses nothing: its file counts.
-	if h.size = max(h.size, v.Size); v.Size < h.size && !v.Partition && v.Backing == nil {
-		add(volume.DataLoss, volume.SizeShrank, "has %d bytes, and has had %d; what lay behind cannot be read: stop writing, and give the disk its size again where it comes from", v.Size, h.size)
-	}
-	if file := v.Backing; file != nil && file.Deleted {
+	switch file := v.Backing; {
+	case file != nil && file.Deleted:
 		add(volume.DataLoss, volume.BackingDeleted, "shows the file %s, which has been deleted; its data goes with the device: copy it now, from within the pod or from /dev/%s", file.Path, v.Name)
-	} else if file != nil && file.IsKnown {
-		if h.size = max(h.size, file.Size); file.Size < h.size {
+	case file != nil && file.IsKnown:
+		// Who has a loop device open can have it show less of its file, which loses nothing.
+		if h.size = max(h.size, v.Size, file.Size); file.Size < h.size {
 			add(volume.DataLoss, volume.SizeShrank, "shows the file %s, which has %d bytes, and has had %d; what lay behind is lost: restore it from a copy", file.Path, file.Size, h.size)
+		}
+	default:
+		if h.size = max(h.size, v.Size); v.Size < h.size && !v.Partition {
+			add(volume.DataLoss, volume.SizeShrank, "has %d bytes, and has had %d; what lay behind cannot be read: stop writing, and give the disk its size again where it comes from", v.Size, h.size)
 		}
 	}
 	if errs := &h.errors; errs.count > 0 && now.Sub(errs.latest) <= errorTime {

@@ -323,6 +323,10 @@ func TestLoop(t *testing.T) {
 	must(t, os.Truncate(file, 4096))
 	refreshed.set(t, tree{"devices/virtual/block/loop0/size": "8\n"})
 	refreshed.want(t, "7:0", found{volume.SizeShrank: volume.DataLoss}, "which has 4096 bytes, and has had 1048576")
+	unseen := loop("/no/such/place")
+	unseen.want(t, "7:0", nil)
+	unseen.set(t, tree{"devices/virtual/block/loop0/size": "8\n"})
+	unseen.want(t, "7:0", found{volume.SizeShrank: volume.DataLoss}, "has 4096 bytes, and has had 1048576")
 }
 
 // What is not looked at any more is forgotten.
