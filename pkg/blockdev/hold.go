@@ -74,11 +74,27 @@ func (d *Device) attachOver(label string) (*Device, error) {
 	if err == nil && !isViewOf(status, d.number) {
 		err = fmt.Errorf("%w: another program detached %s, which was just set up; the call is repeated", volume.ErrAborted, over)
 	}
+	if err == nil {
+		err = over.dropPartitions()
+	}
 	if err != nil {
 		over.Close()
 		return nil, err
 	}
 	return over, nil
+}
+
+// dropPartitions has the kernel forget those that who had the number before has told it of
+// (BLKPG): they outlive what a loop device shows, and would show the new one to the host.
+func (d *Device) dropPartitions() error {
+	left, err := d.partitions()
+	if err == nil && len(left) > 0 {
+		err = d.forgetPartitions(left)
+	}
+	if err != nil { // Nobody knows of it yet.
+		err = errors.Join(err, ignoreUnset(linux.ClearLoop(d.file)))
+	}
+	return err
 }
 
 // IsOver reports whether a loop device still is the one that was set up over a device.

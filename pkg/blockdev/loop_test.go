@@ -295,6 +295,33 @@ func TestPartitionsOfAVolumeAreForgotten(t *testing.T) {
 	}
 }
 
+// Partitions outlive what a loop device shows: who is given its number next has none.
+func TestPartitionsOfAFormerUserAreForgotten(t *testing.T) {
+	disk, file, loops := rig.NewDisk(t, 4*rig.MiB), backing(t, 4*rig.MiB), blockdev.NewLoops(sysfs)
+	former := attach(t, loops, file, 512)
+	path := linux.LoopPath(former.Number().Minor)
+	loop, err := os.OpenFile(path, os.O_RDWR, 0)
+	rig.Must(t, err)
+	rig.Must(t, linux.AddPartition(loop, 1, rig.MiB, rig.MiB))
+	rig.Must(t, loop.Close())
+	former.Close()
+	_, err = loops.Detach(t.Context(), file)
+	rig.Must(t, err)
+	if found, err := sysfs.Partitions(former.Number()); err != nil || len(found) != 1 {
+		t.Fatalf("of the former user there is %v (%v)", found, err)
+	}
+	view, err := open(t, disk.Path).View("owner")
+	rig.Must(t, err)
+	defer view.Close()
+	t.Cleanup(func() { rig.Must(t, sysfs.ReleaseLoop(view.LoopID())) })
+	if view.Number() != former.Number() {
+		t.Skipf("SKIPPED: another program took %s first", path)
+	}
+	if found, err := sysfs.Partitions(view.Number()); err != nil || len(found) != 0 {
+		t.Errorf("the host has %v of the view (%v)", found, err)
+	}
+}
+
 // A device that cannot have direct I/O has it no less than when it was attached.
 func TestLoopDeviceWithoutDirectIO(t *testing.T) {
 	rig.RequireRoot(t)

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/rawblock-csi/rawblock-csi/pkg/blockdev"
 	"github.com/rawblock-csi/rawblock-csi/pkg/linux"
 	"github.com/rawblock-csi/rawblock-csi/test/vm/machine"
 )
@@ -116,10 +117,17 @@ func (d *Disk) plugInto(t testing.TB, minor, blockSize uint32) error {
 	Must(t, err)
 	defer loop.Close()
 	err = linux.ConfigureLoop(loop, linux.LoopConfig{Backing: file, Label: "rawblock-test", BlockSize: blockSize})
-	if err == nil {
-		d.number, d.Path = linux.DeviceNumber{Major: linux.LoopMajor, Minor: minor}, linux.LoopPath(minor)
+	if err != nil {
+		return err
 	}
-	return err
+	d.number, d.Path = linux.DeviceNumber{Major: linux.LoopMajor, Minor: minor}, linux.LoopPath(minor)
+	// Partitions that somebody told the kernel of outlive the medium.
+	left, err := blockdev.NewSysfs("/sys").Partitions(d.number)
+	Must(t, err)
+	for _, partition := range left {
+		Must(t, linux.DeletePartition(loop, partition.Index))
+	}
+	return nil
 }
 
 // Detach empties a loop device, as if the disk had no medium. The node stays.
