@@ -84,11 +84,11 @@ func (d *Device) attachOver(label string) (*Device, error) {
 	return over, nil
 }
 
-// dropPartitions has the kernel forget those that who had the number before has told it of
-// (BLKPG): they outlive what a loop device shows, and would show the new one to the host.
+// dropPartitions removes the partitions that a former user of the loop device's number has
+// made (BLKPG). They outlive that user's file, and would show the host parts of the new one.
 func (d *Device) dropPartitions() error {
 	left, err := d.partitions()
-	if err == nil && len(left) > 0 {
+	if err == nil {
 		err = d.forgetPartitions(left)
 	}
 	if err != nil { // Nobody knows of it yet.

@@ -13,7 +13,6 @@ func TestHostDevices(t *testing.T) {
 	files := tree{}
 	node := func(number, place, name string) {
 		files["dev/block/"+number] = "-> ../../devices/" + place
-		files["block/"+name] = "-> ../devices/" + place
 		files["devices/"+place+"/dev"], files["devices/"+place+"/uevent"], files["devices/"+place+"/size"] = number+"\n", "DEVNAME="+name+"\n", "8\n"
 	}
 	above := func(place, mapping, uuid string, below ...string) {
@@ -31,6 +30,7 @@ func TestHostDevices(t *testing.T) {
 	node("8:17", scsi+"sdb/sdb1", "sdb1")
 	files["devices/"+scsi+"sda/sda1/partition"], files["devices/"+scsi+"sdb/sdb1/partition"] = "1\n", "1\n"
 	node("7:900", "virtual/block/loop900", "loop900")
+	files["block/loop900"] = "-> ../devices/virtual/block/loop900"
 	node("253:0", "virtual/block/dm-0", "dm-0")
 	above("virtual/block/dm-0", "vg-lv", "LVM-x", "8:0")
 	node("253:1", "virtual/block/dm-1", "dm-1")

@@ -33,7 +33,7 @@ func (l *Loops) Changes(file linux.Descriptor, options LoopOptions) (path string
 
 func (d *Device) describeChanges(file linux.Descriptor, status linux.LoopStatus, options LoopOptions) ([]string, error) {
 	if status.Ends {
-		// Detach marks it too, where somebody has it open.
+		// Detach marks it too, where someone has it open.
 		if err := d.CheckUnexposed(); !errors.Is(err, volume.ErrInUse) {
 			return nil, err
 		}
@@ -155,7 +155,7 @@ func (d *Device) setDirectIO(status *linux.LoopStatus) error {
 	return err
 }
 
-// partitions returns those that the kernel has made of what stands in the device, as
+// partitions returns the partitions that the kernel has read from the device's content, as
 // whoever writes to it may ask for, and those that someone with CAP_SYS_ADMIN has told the
 // kernel of (BLKPG), for which the device needs no flag.
 func (d *Device) partitions() ([]Partition, error) {

@@ -89,19 +89,11 @@ type search struct {
 
 func (s *search) look(pid int) (Holder, bool, error) {
 	found := Holder{PID: pid}
-	err := s.table.limit.Run(fmt.Sprintf("access to %d", pid), func() error { return linux.CheckInspectable(pid) })
-	found.Silent = errors.Is(err, linux.ErrStuck)
-	switch {
-	case found.Silent: // Nor would anything else that is asked of it be answered.
-	case err != nil:
-		return Holder{}, false, wrap(pid, err)
-	default:
-		if err := s.descriptors(pid, &found); err != nil {
-			return Holder{}, false, err
-		}
-		if err := s.mappings(pid, &found); err != nil {
-			return Holder{}, false, err
-		}
+	if err := s.descriptors(pid, &found); err != nil {
+		return Holder{}, false, err
+	}
+	if err := s.mappings(pid, &found); err != nil {
+		return Holder{}, false, err
 	}
 	if !found.IsKnown() && len(found.Unknown) == 0 && !found.Silent {
 		return Holder{}, false, nil
@@ -120,7 +112,7 @@ func (s *search) look(pid int) (Holder, bool, error) {
 
 // descriptors adds the nodes of the device that the process has open.
 func (s *search) descriptors(pid int, found *Holder) error {
-	// Whether threads share a table is not told while the process executes a program.
+	// While the process executes a program, the kernel may not answer.
 	tables, err := linux.Ask(s.table.limit, fmt.Sprintf("threads of %d", pid), func() ([]string, error) { return s.tables(pid) })
 	if errors.Is(err, linux.ErrStuck) {
 		found.Silent = true
@@ -151,8 +143,12 @@ func (s *search) descriptors(pid int, found *Holder) error {
 }
 
 // tables returns where in /proc/PID the tables of descriptors of a process are: its own, and
-// those of threads that do not share it (unshare(2), CLONE_FILES).
+// those of threads that do not share it (unshare(2), CLONE_FILES). Errors: EPERM for a process
+// that may not be looked into.
 func (s *search) tables(pid int) ([]string, error) {
+	if err := linux.CheckInspectable(pid); err != nil {
+		return nil, wrap(pid, err)
+	}
 	threads, err := linux.ReadNames(s.table.path(pid, "task"))
 	if err != nil {
 		return nil, wrap(pid, err)
@@ -201,6 +197,9 @@ func parseFlags(text string) (uint64, error) {
 
 // mappings adds the nodes of the device that the process has mapped.
 func (s *search) mappings(pid int, found *Holder) error {
+	if found.Silent {
+		return nil // Nor would it tell this.
+	}
 	text, err := s.maps(pid)
 	if errors.Is(err, linux.ErrStuck) {
 		found.Silent = true

@@ -56,10 +56,15 @@ var controls = []control{
 	{name: "LOOP_SET_DIRECT_IO", tells: "the page cache of the node", do: func(device, _ int) error { return unix.IoctlSetInt(device, unix.LOOP_SET_DIRECT_IO, 0) }},
 	{name: "LOOP_SET_BLOCK_SIZE", tells: "has blocks of 4096 bytes instead of 512", do: func(device, _ int) error { return unix.IoctlSetInt(device, unix.LOOP_SET_BLOCK_SIZE, 4096) }},
 	{name: "BLKPG", admin: true, tells: "has partitions", do: func(device, _ int) error {
-		disk := os.NewFile(uintptr(device), "the device")
-		return linux.AddPartition(disk, 1, rig.MiB, rig.MiB)
+		return linux.AddPartition(descriptor(device), 1, rig.MiB, rig.MiB)
 	}},
 }
+
+// descriptor is one that is the caller's to close.
+type descriptor uintptr
+
+func (d descriptor) Fd() uintptr  { return uintptr(d) }
+func (d descriptor) Name() string { return "the device" }
 
 func setsStatus(what, tells string, change func(*unix.LoopInfo64)) control {
 	return control{name: "LOOP_SET_STATUS64, " + what, tells: tells, do: func(device, _ int) error {

@@ -121,7 +121,7 @@ func (d *Disk) plugInto(t testing.TB, minor, blockSize uint32) error {
 		return err
 	}
 	d.number, d.Path = linux.DeviceNumber{Major: linux.LoopMajor, Minor: minor}, linux.LoopPath(minor)
-	// Partitions that somebody told the kernel of outlive the medium.
+	// Partitions that someone told the kernel of outlive the medium.
 	left, err := blockdev.NewSysfs("/sys").Partitions(d.number)
 	Must(t, err)
 	for _, partition := range left {

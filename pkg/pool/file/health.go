@@ -58,7 +58,7 @@ func (p *Pool) changed(name string, r record) []volume.Condition {
 	defer data.Close()
 	device, changes, err := p.loops.Changes(data, p.loopOptions(name, r))
 	if err != nil {
-		return []volume.Condition{p.condition(volume.Degraded, volume.CheckFailed, "the device of volume %s cannot be looked at: %v", name, err)}
+		return []volume.Condition{p.condition(volume.Degraded, volume.CheckFailed, "the device of volume %s cannot be looked at: %v; see what its pod runs, and the kernel's log", name, err)}
 	}
 	if len(changes) == 0 {
 		return nil
